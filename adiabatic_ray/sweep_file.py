@@ -1,0 +1,143 @@
+"""Reading a sweep file strictly: everything that is wrong with it is reported at once, before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from adiabatic_ray import config, errors
+
+
+def load(path: str | Path, variables: Mapping[str, str] | None = None) -> config.Sweep:
+    """Read and check a sweep file.
+
+    `${NAME}` in a text is replaced from `variables`, then from the environment. The sweep's name is the file's unless
+    given.
+
+    Raises:
+        ConfigError: with one line for each problem: the file, the key's path, what was expected, the nearest valid key.
+    """
+    path = Path(path)
+    raw = _read_yaml(path)
+    if not isinstance(raw, dict):
+        raise errors.ConfigError(
+            f"{path}: expected a mapping of sections ({config.listed(_keys(config.Sweep))}), but got {raw!r}."
+        )
+    raw.setdefault("name", path.stem)
+    return _build(_substitute(raw, path, os.environ | (variables or {})), path)
+
+
+def _read_yaml(path: Path) -> Any:
+    from ruamel.yaml import YAML  # speaks YAML 1.2, where `1e-8` is a number and `no` a text, and refuses repeated keys
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise errors.ConfigError(f"{path}: no such file.") from None
+    except IsADirectoryError:
+        raise errors.ConfigError(f"{path}: is a folder; expected a sweep file.") from None
+    except UnicodeDecodeError as error:
+        raise errors.ConfigError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise errors.ConfigError(f"{path}:{where} {error.problem or error.context}.") from None
+    except YAMLError as error:
+        raise errors.ConfigError(f"{path}: {error}.") from None
+
+
+def _substitute(value: Any, path: Path, variables: Mapping[str, str], key: str = "") -> Any:
+    """Replace `${NAME}` in every text."""
+    if isinstance(value, dict):
+        return {k: _substitute(v, path, variables, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_substitute(v, path, variables, f"{key}.{i}") for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in variables:
+            raise errors.ConfigError(
+                f"{path}: `{key}` uses ${{{name}}}, which is not set. Set it first: export {name}=..."
+            )
+        return variables[name]
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", replace, value)
+
+
+def _build(raw: dict[str, Any], path: Path) -> config.Sweep:
+    import pydantic
+
+    try:
+        # In JSON mode pydantic is strict about types and still builds dataclasses from mappings.
+        return pydantic.TypeAdapter(config.Sweep).validate_json(json.dumps(raw, default=str), strict=True)
+    except pydantic.ValidationError as failure:
+        explained = (_explain(error, raw) for error in failure.errors(include_url=False))
+        lines = dict.fromkeys(line for line in explained if line)
+        raise errors.ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+_EXPECTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping",
+}
+
+
+def _explain(error: Any, raw: Any) -> str | None:
+    """One line for one of pydantic's errors; `None` where it belongs to the branch of a union that was not meant."""
+    keys: list[str] = []
+    node = raw
+    for part in error["loc"]:
+        if part == "Range" or str(part).startswith("list[") or part in ("float", "int", "str", "bool"):
+            # pydantic names the branches of `Range | list[...]` and of the scalars in the list.
+            if (part == "Range") == isinstance(node, list):
+                return None
+            continue
+        keys.append(str(part))
+        node = node.get(part) if isinstance(node, dict) else node[part] if isinstance(node, list) else None
+    dotted, kind = ".".join(keys), error["type"]
+    if kind == "value_error":
+        problem = error["ctx"]["error"]
+        return f"`{'.'.join([*keys, problem.key])}` {problem.problem}."
+    if kind == "missing":
+        return f"`{dotted}` is missing."
+    if kind == "unexpected_keyword_argument":
+        valid = _keys(_section(error["loc"][:-1]))
+        where = f"a key of `{'.'.join(keys[:-1])}`" if keys[:-1] else "a section"
+        return f"`{dotted}` is not {where}{config.nearest(keys[-1], valid)}; valid are {config.listed(valid)}."
+    expected = _EXPECTED.get(kind, error["msg"])
+    if kind == "literal_error":
+        expected = error["ctx"]["expected"].replace("'", "`")
+    if "Range" in error["loc"] and kind == "dataclass_type":
+        expected = "a list of choices or a range such as {low: 1e-8, high: 1e-6, log: true}"
+    return f"`{dotted}` must be {expected}, but got {node!r}."
+
+
+def _keys(section: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(section)]
+
+
+def _section(location: Iterable[str | int]) -> Any:
+    """The dataclass at a place in the file."""
+    found: Any = config.Sweep
+    for part in location:
+        if part == "Range":
+            return config.Range
+        hint = typing.get_type_hints(found).get(str(part))
+        inner = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+        # A key that is no field of the schema names something of the user's: a data set, a hyper-parameter.
+        found = inner[0] if inner else found
+    return found

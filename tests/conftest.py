@@ -1,0 +1,116 @@
+"""Real parts for all tests: the pocket world, a real Ray, and real data where the environment has them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adiabatic_ray import config, sweep_file
+from adiabatic_ray.pocket import folder
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Path:
+    """The pocket world's folder, made on first use."""
+    for _ in folder.make():
+        pass
+    return folder.location()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, where the environment names one."""
+    if "ADIABATIC_REAL_DATA" not in os.environ:
+        pytest.skip("ADIABATIC_REAL_DATA is not set: no real data here")
+    return Path(os.environ["ADIABATIC_REAL_DATA"])
+
+
+@pytest.fixture(scope="session")
+def encoder(pocket: Path) -> Any:
+    """The pocket encoder. Tests must leave it as it is, which its own invariants see to."""
+    from adiabatic_ray.model import encoder
+
+    return encoder.load(config.Model(name=str(pocket / "encoder")))
+
+
+@pytest.fixture
+def settings(pocket: Path, tmp_path: Path) -> dict[str, Any]:
+    """A small sweep on the pocket world, as the content of a sweep file; tests change what they need."""
+    return {
+        "name": "small",
+        "model": {"name": str(pocket / "encoder")},
+        "train": {
+            "data": {"path": str(pocket / "questions" / "train.jsonl"), "limit": 200},
+            "steps": 8,
+            "evaluations": 2,
+        },
+        "evaluate": {
+            "selection": {
+                "questions": {"path": str(pocket / "questions" / "selection.jsonl"), "limit": 200},
+                "xnli": {"path": str(pocket / "xnli" / "selection.jsonl"), "limit": 20},
+            },
+            "confirmation": {
+                "questions": {"path": str(pocket / "questions" / "confirmation.jsonl"), "limit": 100},
+                "xnli": {"path": str(pocket / "xnli" / "confirmation.jsonl"), "limit": 10},
+            },
+        },
+        "search": {
+            "objective": "questions",
+            "space": {
+                "learning_rate": {"low": 1e-6, "high": 1e-2, "log": True},
+                "freeze": ["embeddings", "embeddings+output.dense.weight"],
+            },
+        },
+        "constraint": {"data": "xnli"},
+        "budget": {"trials": 4},
+        "resources": {"concurrent_trials": 1},
+        "storage": str(tmp_path / "runs"),
+    }
+
+
+@pytest.fixture
+def write_sweep(settings: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
+    """Write the small sweep, changed by dotted keys; JSON is YAML."""
+
+    def write(changes: dict[str, Any] | None = None) -> Path:
+        content = copy.deepcopy(settings)
+        for dotted, value in (changes or {}).items():
+            *sections, key = dotted.split(".")
+            node = content
+            for section in sections:
+                node = node[section]
+            if value is None:
+                del node[key]
+            else:
+                node[key] = value
+        path = tmp_path / f"{content['name']}.yaml"
+        path.write_text(json.dumps(content, indent=1))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def load_sweep(write_sweep: Callable[..., Path]) -> Callable[..., config.Sweep]:
+    """The small sweep, changed by dotted keys and loaded."""
+    return lambda changes=None: sweep_file.load(write_sweep(changes))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of two CPUs, shared by the tests of a session."""
+    import ray
+
+    from adiabatic_ray import sweep  # noqa: F401 - sets what Ray reads when it is imported
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    yield
+    ray.shutdown()
