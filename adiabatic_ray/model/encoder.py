@@ -1,0 +1,278 @@
+"""A sentence encoder: loading it as the ecosystem does, its prompts, and encoding many texts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adiabatic_ray import config, errors
+
+Side = Literal["query", "passage"]
+Features = dict[str, Tensor]
+Weights = Mapping[str, Tensor]
+Encode = Callable[[Sequence[str]], Tensor]  # query texts to unit-length embeddings [n, d]
+
+# A batch holds up to this many tokens, padding included: many short texts or a few long ones.
+TOKENS_PER_BATCH = 4096
+
+
+class HubUnreachable(errors.ModelError):
+    """The model is named by a hub id that cannot be looked up from here."""
+
+
+class Encoder:
+    """A loaded encoder with its prompts and maximum lengths; its own weights are never changed.
+
+    `parameters` holds the weights that the embedding depends on, under transformers' names
+    (`encoder.layer.0.output.dense.weight`); `embed` runs on them or on replacements.
+    """
+
+    def __init__(self, module: SentenceTransformer, settings: config.Model) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.settings = settings
+        self.tokenizer = module.tokenizer
+        own = module.prompts
+        prompts = settings.prompts
+        self.prompts: dict[Side, str] = {
+            "query": own.get("query") or "" if prompts.query is None else prompts.query,
+            "passage": own.get("document") or own.get("passage") or "" if prompts.passage is None else prompts.passage,
+        }
+        longest = module.max_seq_length or 512
+        lengths = settings.max_length
+        self.max_length: dict[Side, int] = {
+            "query": min(lengths.query or longest, longest),
+            "passage": min(lengths.passage or longest, longest),
+        }
+        pooling = _pooling(module)
+        if pooling is not None and not pooling.include_prompt and any(self.prompts.values()):
+            raise errors.ModelError(
+                f"{settings.name} leaves its prompt out of the pooling (`include_prompt: false`), "
+                "which is not supported."
+            )
+        self.full_names = self._find_parameters()
+        own_parameters = dict(module.named_parameters())
+        self.parameters: dict[str, Tensor] = {name: own_parameters[full] for name, full in self.full_names.items()}
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def dimension(self) -> int:
+        return int(self.module.get_embedding_dimension())
+
+    def _find_parameters(self) -> dict[str, str]:
+        """Names of the parameters that an embedding depends on; BERT's unused pooler, say, is not among them."""
+        named = dict(self.module.named_parameters())
+        with torch.enable_grad():
+            leaves = {full: p.detach().requires_grad_() for full, p in named.items()}
+            features = self.collate(self.tokenize(["a"], "query"))
+            embedding = functional_call(self.module, leaves, (features,))["sentence_embedding"]
+            gradients = torch.autograd.grad(embedding.sum(), list(leaves.values()), allow_unused=True)
+        used = [full for full, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
+        return {_short(full): full for full in used}
+
+    # ---- texts to embeddings ----
+
+    def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
+        """Token ids of each text behind the side's prompt, truncated to the side's maximum length."""
+        prompt = self.prompts[side]
+        ids: list[list[int]] = self.tokenizer(
+            [prompt + text for text in texts], truncation=True, max_length=self.max_length[side]
+        )["input_ids"]
+        return ids
+
+    def collate(self, ids: Sequence[Sequence[int]]) -> Features:
+        """Token ids of a batch, padded on the right, and their mask: two tensors `[b, t]` on the encoder's device."""
+        width = max(len(row) for row in ids)
+        padding = self.tokenizer.pad_token_id or 0
+        padded = torch.tensor([[*row, *[padding] * (width - len(row))] for row in ids])
+        lengths = torch.tensor([len(row) for row in ids])
+        mask = (torch.arange(width) < lengths[:, None]).long()
+        device = next(self.module.parameters()).device
+        return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
+
+    def embed(self, features: Features, weights: Weights | None = None) -> Tensor:
+        """Unit-length embeddings `[b, d]` in float32, with `weights` in place of the parameters of these names."""
+        if weights is None:
+            output = self.module(dict(features))
+        else:
+            replaced = {self.full_names[name]: weight for name, weight in weights.items()}
+            output = functional_call(self.module, replaced, (dict(features),))
+        return nn.functional.normalize(output["sentence_embedding"].float(), dim=-1)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], side: Side, weights: Weights | None = None) -> Tensor:
+        """Embeddings `[n, d]` of texts on the CPU, in float32, in the order given.
+
+        Texts of similar length share a batch, so that little is spent on padding.
+        """
+        ids = self.tokenize(texts, side)
+        embeddings = torch.empty(len(texts), self.dimension)
+        for rows in _batches([len(row) for row in ids]):
+            embeddings[rows] = self.embed(self.collate([ids[i] for i in rows]), weights).cpu()
+        return embeddings
+
+    # ---- identity ----
+
+    def fingerprint(self, side: Side) -> str:
+        """A digest of everything that an embedding on this side depends on, beside the text."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        pooling = _pooling(self.module)
+        rest = {
+            "modules": [type(module).__name__ for module in self.module],
+            "pooling": pooling.get_config_dict() if pooling is not None else None,
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer),
+            "prompt": self.prompts[side],
+            "max_length": self.max_length[side],
+        }
+        digest.update(json.dumps(rest, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+
+def load(settings: config.Model, device: str | torch.device | None = None) -> Encoder:
+    """Load an encoder in float32 from a hub id or a folder.
+
+    Raises:
+        ModelError: there is no such model, it has no safetensors weights, or it says nothing about its pooling and
+            `model.pooling` is not given.
+    """
+    name, folder = settings.name, Path(settings.name)
+    if not folder.is_dir() and (folder.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise errors.ModelError(f"model.name: {name} is not a folder.")
+    if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        raise errors.ModelError(f"model.name: {name} holds no model: neither `modules.json` nor `config.json`.")
+    with quiet():
+        try:
+            if settings.pooling is None and not _says_its_pooling(settings):
+                raise errors.ModelError(
+                    f"{name} does not say how it pools (no `modules.json`). Give `model.pooling`: mean, cls, max or "
+                    "lasttoken."
+                )
+            module = SentenceTransformer(
+                name,
+                revision=settings.revision,
+                device=str(device or "cpu"),
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            )
+        except OSError as error:
+            raise errors.ModelError(
+                f"model.name: cannot load {name}: {str(error).splitlines()[0]} "
+                "(weights must be in safetensors; a hub id needs the network or a filled hub cache)."
+            ) from error
+    if settings.pooling is not None:
+        _set_pooling(module, settings.pooling)
+    return Encoder(module, settings)
+
+
+def initialise(folder: Path, tokenizer_file: Path, seed: int, **shape: Any) -> None:
+    """Write a BERT encoder with random weights, mean pooling and normalisation, in sentence-transformers' layout.
+
+    `shape` goes to `transformers.BertConfig`; the tokenizer file must define `[PAD]`, `[UNK]`, `[CLS]` and `[SEP]`.
+    """
+    from sentence_transformers.base.modules import Normalize, Transformer
+
+    torch.manual_seed(seed)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tokenizer_file),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=shape["max_position_embeddings"],
+    )
+    settings = transformers.BertConfig(
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, architectures=["BertModel"], **shape
+    )
+    with quiet():
+        transformers.BertModel(settings, add_pooling_layer=False).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = Transformer(str(folder))
+        transformer.max_seq_length = shape["max_position_embeddings"]
+        pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+        SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(
+            str(folder), create_model_card=False
+        )
+
+
+def _says_its_pooling(settings: config.Model) -> bool:
+    if Path(settings.name).is_dir():
+        return (Path(settings.name) / "modules.json").is_file()
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(settings.name, "modules.json", revision=settings.revision)
+    except LocalEntryNotFoundError as error:
+        raise HubUnreachable(
+            f"model.name: {settings.name} is neither a folder nor in the hub's cache, and the hub cannot be reached."
+        ) from error
+    except EntryNotFoundError:
+        return False
+    return True
+
+
+def _pooling(module: SentenceTransformer) -> Pooling | None:
+    return next((m for m in module if isinstance(m, Pooling)), None)
+
+
+def _set_pooling(module: SentenceTransformer, mode: str) -> None:
+    for i, part in enumerate(module):
+        if isinstance(part, Pooling):
+            module[i] = Pooling(part.embedding_dimension, mode)
+            return
+    raise errors.ModelError(f"model.pooling: the model has no pooling module that `{mode}` could replace.")
+
+
+def _short(full: str) -> str:
+    """transformers' own name of a parameter of a `SentenceTransformer`: without `0.model.` (or `0.auto_model.`)."""
+    for prefix in ("0.model.", "0.auto_model."):
+        if full.startswith(prefix):
+            return full.removeprefix(prefix)
+    return full
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, the longest first, each at most `TOKENS_PER_BATCH` when padded."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    start = 0
+    while start < len(order):
+        size = max(1, TOKENS_PER_BATCH // lengths[order[start]])
+        yield order[start : start + size]
+        start += size
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and the libraries' warnings while a model is loaded or saved."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    levels = {name: logging.getLogger(name).level for name in ("sentence_transformers", "huggingface_hub")}
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

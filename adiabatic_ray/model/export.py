@@ -1,0 +1,27 @@
+"""Writing an encoder in sentence-transformers' format."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adiabatic_ray.model.encoder import Encoder, quiet
+
+
+def save(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor] | None = None) -> None:
+    """Write the encoder, moved by `displacement` (deltas by name) where given, with its prompts, in safetensors.
+
+    The folder loads with `SentenceTransformer(folder)`; `encode_query` and `encode_document` use the prompts.
+    """
+    module = copy.deepcopy(encoder.module).cpu().eval()
+    weights = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, delta in (displacement or {}).items():
+            weights[encoder.full_names[name]].add_(delta)
+    module.prompts = {"query": encoder.prompts["query"], "document": encoder.prompts["passage"]}
+    with quiet():
+        module.save(str(folder), safe_serialization=True, create_model_card=False)

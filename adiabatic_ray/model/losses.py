@@ -1,0 +1,33 @@
+"""Losses as pure functions of embeddings.
+
+Hyper-parameters come as tensors, so that the same maths can run for many trials in one step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def triplet_margin(query: Tensor, positive: Tensor, negative: Tensor, margin: Tensor) -> Tensor:
+    """Mean of `max(0, margin - cos(q, p) + cos(q, n))` over unit-length embeddings `[b, d]`.
+
+    Source: Vasilyev et al. 2024; the margin is on cosines.
+    """
+    return torch.relu(margin - (query * positive).sum(-1) + (query * negative).sum(-1)).mean()
+
+
+def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tensor, same: Tensor) -> Tensor:
+    """Cross-entropy of each query's positive among all positives and negatives of the batch, on cosines.
+
+    This is sentence-transformers' MultipleNegativesRankingLoss with one hard negative, whose `scale` is
+    `1 / temperature`. `same[i, j]`, shape `[b, 2b]`, marks where candidate `j` is the very passage that is right for
+    query `i`; such a candidate is no negative.
+
+    Source: van den Oord et al. 2018; Henderson et al. 2017.
+    """
+    scores = query @ torch.cat([positive, negative]).T / temperature
+    target = torch.arange(len(query), device=query.device)
+    same = same.clone()
+    same[target, target] = False
+    return torch.nn.functional.cross_entropy(scores.masked_fill(same, float("-inf")), target)

@@ -1,0 +1,154 @@
+"""Tables are computed once, whole or absent, and never used when damaged."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from adiabatic_ray.data import cache
+
+TEXTS = [f"text {i}" for i in range(10)]
+
+
+def embed(texts: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([[float(len(text)), float(text[-1])] for text in texts])
+
+
+def fill(
+    root: Path, texts: Sequence[str] = TEXTS, fingerprint: str = "model", encode: Callable[..., torch.Tensor] = embed
+) -> tuple[cache.Table, list[cache.Progress]]:
+    """The table, and the progress that was made; none where the cache had it."""
+    filling, seen = cache.fill(root, fingerprint, texts, encode, 2), []
+    while True:
+        try:
+            seen.append(next(filling))
+        except StopIteration as done:
+            return done.value, seen
+
+
+def test_second_fill_computes_nothing(tmp_path: Path) -> None:
+    table, seen = fill(tmp_path)
+    assert [p.done for p in seen] == [0, 10]
+    again, seen_again = fill(tmp_path, encode=lambda _: pytest.fail("embedded again"))
+    assert (again, seen_again) == (table, [])
+    assert torch.equal(table.open(), embed(TEXTS))
+
+
+def test_texts_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "TEXTS_PER_CHUNK", 4)
+    table, seen = fill(tmp_path)
+    assert [p.done for p in seen] == [0, 4, 8, 10]
+    assert torch.equal(table.open(), embed(TEXTS))
+
+
+def test_what_rows_depend_on_makes_the_key(tmp_path: Path) -> None:
+    tables = [
+        fill(tmp_path)[0],
+        fill(tmp_path, fingerprint="other model")[0],
+        fill(tmp_path, TEXTS[:-1])[0],
+        fill(tmp_path, TEXTS[::-1])[0],
+        fill(tmp_path, ["text 0text 1", *TEXTS[2:]])[0],
+        fill(tmp_path, ["text 0", "text 1", *TEXTS[2:9], "text 9 "[:-1] + "9"])[0],
+    ]
+    assert len({table.folder for table in tables}) == len(tables)
+
+
+def test_writing_to_an_open_table_changes_no_file(tmp_path: Path) -> None:
+    table, _ = fill(tmp_path)
+    opened = table.open()
+    opened.zero_()
+    assert torch.equal(table.open(), embed(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("damage", "note"),
+    [
+        (lambda f: (f / "embeddings.npy").write_bytes((f / "embeddings.npy").read_bytes()[:-8]), "truncated"),
+        (lambda f: (f / "embeddings.npy").write_bytes(b""), "truncated"),
+        (lambda f: (f / "embeddings.npy").unlink(), "truncated"),
+        (lambda f: flip_last_byte(f / "embeddings.npy"), "checksum"),
+        (lambda f: (f / "meta.json").unlink(), "description"),
+        (lambda f: (f / "meta.json").write_text("{"), "description"),
+        (lambda f: (f / "meta.json").write_text("[]"), "describes other data"),
+        (lambda f: np.save(f / "embeddings.npy", np.zeros((10, 3), np.float32)), "shape"),
+        (lambda f: np.save(f / "embeddings.npy", np.array([object()]), allow_pickle=True), "unreadable"),
+    ],
+)
+def test_damaged_table_is_rebuilt(tmp_path: Path, damage: Callable[[Path], object], note: str) -> None:
+    table, _ = fill(tmp_path)
+    damage(Path(table.folder))
+    again, seen = fill(tmp_path)
+    assert note in seen[0].note
+    assert torch.equal(again.open(), embed(TEXTS))
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_foreign_table_under_our_name_is_rebuilt(tmp_path: Path) -> None:
+    ours, theirs = fill(tmp_path)[0], fill(tmp_path, fingerprint="other model", encode=lambda t: -embed(t))[0]
+    for name in ("embeddings.npy", "meta.json"):
+        (Path(ours.folder) / name).write_bytes((Path(theirs.folder) / name).read_bytes())
+    again, seen = fill(tmp_path)
+    assert "describes other data" in seen[0].note
+    assert torch.equal(again.open(), embed(TEXTS))
+
+
+def test_interrupted_fill_leaves_nothing_to_find(tmp_path: Path) -> None:
+    filling = cache.fill(tmp_path, "model", TEXTS, embed, 2)
+    assert next(filling).done == 0
+    filling.close()
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+    assert torch.equal(fill(tmp_path)[0].open(), embed(TEXTS))
+
+
+def slow_fill(root: Path, log: Path) -> None:
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.5)
+        return embed(texts)
+
+    fill(root, encode=encode)
+
+
+def test_processes_at_once_embed_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=slow_fill, args=(tmp_path / "root", log)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_killed_process_gives_up_its_lock(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    worker = multiprocessing.get_context("fork").Process(target=slow_fill, args=(tmp_path / "root", log))
+    worker.start()
+    while not log.exists():
+        time.sleep(0.01)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    assert torch.equal(fill(tmp_path / "root")[0].open(), embed(TEXTS))
+
+
+def test_description_says_what_it_is(tmp_path: Path) -> None:
+    table, _ = fill(tmp_path)
+    meta = json.loads((Path(table.folder) / "meta.json").read_text())
+    assert (meta["rows"], meta["dimension"], meta["key"]) == (10, 2, Path(table.folder).name)

@@ -1,0 +1,254 @@
+"""Reading every layout that users bring, and saying what is wrong with the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data import sets, sources
+
+ROWS = [{"query": f"q{i}", "positive": f"p{i}", "negative": f"n{i}"} for i in range(4)]
+
+
+def load(path: Path | str, seed: int = 0, **source: Any) -> Any:
+    return sources.load("mine", config.Source(path=str(path), **source), seed)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows in the format of the file's ending."""
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix in (".jsonl", ".json"):
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    else:
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+def triplets_of(data: sets.Triplets) -> list[tuple[str, str, str]]:
+    rows = zip(data.query, data.positive, data.negative, strict=True)
+    return [(data.queries[q], data.passages[p], data.passages[n]) for q, p, n in rows]
+
+
+# ---- triplets ----
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv", "tsv"])
+def test_triplets_in_every_format(tmp_path: Path, ending: str) -> None:
+    data = load(write(tmp_path / f"t.{ending}", ROWS))
+    assert triplets_of(data) == [("q0", "p0", "n0"), ("q1", "p1", "n1"), ("q2", "p2", "n2"), ("q3", "p3", "n3")]
+
+
+def test_repeated_texts_are_held_once(tmp_path: Path) -> None:
+    rows = [{"query": "q", "positive": "p", "negative": "n"}, {"query": "q", "positive": "n", "negative": "p"}]
+    data = load(write(tmp_path / "t.jsonl", rows))
+    assert (data.queries, data.passages) == (["q"], ["p", "n"])
+    assert triplets_of(data) == [("q", "p", "n"), ("q", "n", "p")]
+
+
+def test_column_names_of_the_users_own(tmp_path: Path) -> None:
+    rows = [{"frage": "q", "richtig": "p", "falsch": "n"}]
+    columns = {"query": "frage", "positive": "richtig", "negative": "falsch"}
+    assert triplets_of(load(write(tmp_path / "t.csv", rows), columns=columns)) == [("q", "p", "n")]
+
+
+def test_tab_separated_texts_may_hold_bare_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('query\tpositive\tnegative\n5" pipe\tsays "so\tnone\n')
+    assert triplets_of(load(path)) == [('5" pipe', 'says "so', "none")]
+
+
+def test_words_that_look_like_missing_values_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("query,positive,negative\nNA,null,nan\n12,3.0,true\n")
+    assert triplets_of(load(path)) == [("NA", "null", "nan"), ("12", "3.0", "true")]
+
+
+def test_hub_layout_in_a_folder_with_splits_and_slices(tmp_path: Path) -> None:
+    write(tmp_path / "train-00000-of-00001.parquet", ROWS)
+    write(tmp_path / "dev-00000-of-00001.parquet", ROWS[:2])
+    assert len(load(tmp_path, split="train[:50%]")) == 2
+    assert triplets_of(load(tmp_path, split="validation[1:]")) == [("q1", "p1", "n1")]
+    with pytest.raises(errors.DataError, match=r"has the splits \['train', 'validation'\]; choose one with `split`"):
+        load(tmp_path)
+    with pytest.raises(errors.DataError, match=r'Unknown split "test"'):
+        load(tmp_path, split="test")
+
+
+def test_hub_layout_of_ids_beside_queries_and_corpus(tmp_path: Path) -> None:
+    """As in `sentence-transformers/msmarco`: triplets of ids, texts in the subsets `queries` and `corpus`."""
+    subsets = {
+        "triplets": [
+            {"query_id": "7", "positive_id": "1", "negative_id": "2"},
+            {"query_id": "8", "positive_id": "2", "negative_id": "9"},  # there is no passage 9
+        ],
+        "queries": [{"query_id": "7", "query": "seven"}, {"query_id": "8", "query": "eight"}],
+        "corpus": [{"passage_id": "1", "passage": "one"}, {"passage_id": "2", "passage": "two"}],
+    }
+    lines = ["---", "configs:"]
+    for name, rows in subsets.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "train-0.parquet", rows)
+        lines += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}/train-*"]
+    (tmp_path / "README.md").write_text("\n".join([*lines, "---", ""]))
+    data = load(tmp_path, name="triplets", split="train")
+    assert triplets_of(data) == [("seven", "one", "two")]
+    assert data.dropped == {"an empty or missing `negative`": 1}
+
+
+def test_limit_draws_at_random_with_the_seed(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", [{"query": f"q{i}", "positive": "p", "negative": "n"} for i in range(100)])
+    drawn = [load(path, seed=seed, limit=10).queries for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == 10
+    assert drawn[0] != [f"q{i}" for i in range(10)]
+
+
+def test_empty_and_missing_texts_are_counted(tmp_path: Path) -> None:
+    bad = [{"query": " ", "positive": "p", "negative": "n"}, {"query": "q", "positive": "p", "negative": None}]
+    data = load(write(tmp_path / "t.jsonl", [*ROWS, *bad, bad[1]]))
+    assert len(data) == 4
+    assert data.dropped == {"an empty or missing `query`": 1, "an empty or missing `negative`": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.jsonl", b'{"query": "a", "positive": "b"}\n', r"lacks the column `negative`; it has `query`, `positive`"),
+        (
+            "t.jsonl",
+            b'{"query": "a", "positive": "b", "negative": ""}\n',
+            r"no usable row \(1 with an empty or missing",
+        ),
+        (
+            "t.csv",
+            "query,positive,negative\nMüller,a,b\n".encode("latin-1"),
+            r"is not UTF-8 text .* convert it to UTF-8",
+        ),
+        ("t.jsonl", b'{"query": "a", \n', r"cannot read .*t.jsonl"),
+        ("t.parquet", b"not parquet", r"cannot read .*t.parquet"),
+        ("t.txt", b"a", r"has an unknown type; expected a file ending in .parquet, .jsonl"),
+    ],
+)
+def test_unusable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.DataError, match=message) as failure:
+        load(tmp_path / name)
+    assert str(failure.value).startswith("mine: ")
+
+
+def test_paths_that_are_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(errors.DataError, match=r"none.csv does not exist"):
+        load(tmp_path / "none.csv")
+    with pytest.raises(errors.DataError, match=r"neither an existing file or folder nor a hub id of the form"):
+        load("justaname")
+
+
+# ---- XNLI ----
+
+
+def xnli_rows(premise: str, labels: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, Any]]:
+    return [
+        {
+            "premise": {"de": f"{premise} de", "en": f"{premise} en"},
+            "hypothesis": {"language": ["en", "de"], "translation": [f"{premise} {label} en", f"{premise} {label} de"]},
+            "label": label,
+        }
+        for label in labels
+    ]
+
+
+def test_xnli_groups_rows_by_premise(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "x.jsonl", [*xnli_rows("a", (2, 0, 1)), *xnli_rows("b")]))
+    assert data.languages == ["de", "en"]
+    assert [[data.queries[i] for i in row] for row in data.premise] == [["a de", "a en"], ["b de", "b en"]]
+    for label, name in enumerate(("entailment", "neutral", "contradiction")):
+        found = [[data.passages[i] for i in row] for row in getattr(data, name)]
+        assert found == [[f"a {label} de", f"a {label} en"], [f"b {label} de", f"b {label} en"]]
+
+
+def test_xnli_in_chosen_languages_and_premises(tmp_path: Path) -> None:
+    rows = [row for premise in "abcdefgh" for row in xnli_rows(premise)]
+    data = load(write(tmp_path / "x.jsonl", rows), languages=["en"], limit=3)
+    assert data.premise.shape == (3, 1)
+    with pytest.raises(errors.DataError, match=r"lacks the languages \['fr'\]; it has \['de', 'en'\]"):
+        load(tmp_path / "x.jsonl", languages=["en", "fr"])
+
+
+def test_xnli_drops_are_counted(tmp_path: Path) -> None:
+    missing = xnli_rows("c")
+    missing[0]["hypothesis"]["translation"][1] = ""
+    unlabelled = [{**xnli_rows("d")[0], "label": -1}]
+    rows = [*xnli_rows("a"), *xnli_rows("b", (0, 1)), *missing, *unlabelled, xnli_rows("a")[0]]
+    data = load(write(tmp_path / "x.jsonl", rows))
+    assert len(data) == 1
+    assert data.dropped == {
+        "a label other than 0, 1 and 2": 1,
+        "a second hypothesis of the same label": 1,
+        "a premise that lacks one of its three hypotheses": 2,
+        "a text missing in one of the languages": 3,
+    }
+
+
+def test_xnli_of_one_language_is_refused(tmp_path: Path) -> None:
+    rows = [{"premise": "a", "hypothesis": "b", "label": 0}]
+    with pytest.raises(errors.DataError, match=r"holds one language; expected premises in several"):
+        load(write(tmp_path / "x.jsonl", rows))
+
+
+# ---- BEIR ----
+
+
+def beir(folder: Path, *, nested: bool = False, ending: str = "jsonl") -> Path:
+    folder.mkdir(exist_ok=True)
+    write(
+        folder / f"corpus.{ending}",
+        [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "title": "", "text": "two"}],
+    )
+    write(folder / f"queries.{ending}", [{"_id": "q1", "text": "first"}, {"_id": "d2", "text": "second"}])
+    judged = [
+        {"query-id": q, "corpus-id": d, "score": s} for q, d, s in [("q1", "d1", 2), ("q1", "d2", 0), ("d2", "d1", 1)]
+    ]
+    (folder / "qrels").mkdir(exist_ok=True)
+    write(folder / "qrels" / "test.tsv" if nested else folder / f"qrels.{ending}", judged)
+    return folder
+
+
+@pytest.mark.parametrize(("nested", "ending"), [(True, "jsonl"), (False, "parquet")])
+def test_beir_folder(tmp_path: Path, nested: bool, ending: str) -> None:
+    data = load(beir(tmp_path / "b", nested=nested, ending=ending))
+    assert isinstance(data, sets.Ranking)
+    assert (data.queries, data.passages) == (["first", "second"], ["T one", "two"])
+    assert data.judgements == [{0: 2, 1: 0}, {0: 1}]
+    assert data.identical.tolist() == [-1, 1]
+
+
+def test_beir_faults(tmp_path: Path) -> None:
+    folder = beir(tmp_path / "b")
+    write(folder / "qrels.jsonl", [{"query-id": "q1", "corpus-id": d, "score": 1} for d in ("d1", "d9")])
+    data = load(folder)
+    assert data.dropped == {"a judgement of an unknown passage": 1, "a query without a relevant passage": 1}
+    write(folder / "corpus.jsonl", [{"_id": "d1", "text": "one"}, {"_id": "d1", "text": "uno"}])
+    with pytest.raises(errors.DataError, match=r"two different texts under the id 'd1'; ids must be unique"):
+        load(folder)
+    write(folder / "corpus.jsonl", [{"_id": "d1", "text": "one"}, {"_id": "d1", "text": "one"}])
+    assert load(folder).dropped["an id and text given twice in `corpus`"] == 1
+    (folder / "queries.jsonl").unlink()
+    with pytest.raises(errors.DataError, match=r"looks like a BEIR folder but lacks `queries`"):
+        load(folder)
+
+
+# ---- real data ----
+
+
+def test_real_layouts(real_data: Path) -> None:
+    assert len(load(real_data / "msmarco", split="train")) == 11_992
+    assert len(load(real_data / "xnli", name="all_languages", split="test")) == 1_670
+    assert len(load(real_data / "arxiv")) == 6_000
+    assert len(load(real_data / "dl19")) == 43

@@ -1,0 +1,128 @@
+"""The displacement keeps steps that float32 weights would round away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from adiabatic_ray import config
+from adiabatic_ray.data import sets, triplets
+from adiabatic_ray.evaluate.benchmark import Benchmark
+from adiabatic_ray.model import encoder as encoders
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.train import trial
+
+LEARNING_RATE, STEPS, BATCH = 2e-8, 200, 14
+
+
+def queries_and_passages(count: int, seed: int = 0) -> sets.Triplets:
+    """Triplets of random words, of which the pocket encoder knows some."""
+    rng = np.random.default_rng(seed)
+    words = ["the", "teacher", "reads", "a", "book", "doctor", "writes", "letter", "who", "where", "slowly", "on"]
+
+    def texts(prefix: str) -> list[str]:
+        return [f"{prefix}{i} " + " ".join(rng.choice(words, 8)) for i in range(count)]
+
+    rows = np.arange(count)
+    passages = texts("p") + texts("n")
+    return sets.Triplets(
+        name="t", queries=texts("q"), passages=passages, query=rows, positive=rows, negative=rows + count
+    )
+
+
+def plain_training(encoder: Encoder, data: trial.TrainingData, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The oracle: ordinary weights in `dtype`, ordinary AdamW, a loss written out; the displacement they end with."""
+    module = encoder.module.__class__(modules=list(encoder.module), device="cpu")
+    start = {name: weight.detach().to(dtype) for name, weight in encoder.parameters.items()}
+    weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
+    frozen = {name: p.detach().to(dtype) for name, p in module.named_parameters()}
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=LEARNING_RATE, weight_decay=0.0, foreach=False)
+    batch, passages = triplets.batches(len(data.triplets), BATCH, seed=0), data.passages.to(dtype)
+    for step in range(STEPS):
+        rows = batch(step).numpy()
+        features = encoder.collate([data.tokens[i] for i in data.triplets.query[rows]])
+        current = frozen | {encoder.full_names[name]: weight for name, weight in weights.items()}
+        embedding = functional_call(module, current, (features,))["sentence_embedding"]
+        query = embedding / embedding.norm(dim=-1, keepdim=True)
+        positive, negative = passages[data.triplets.positive[rows]], passages[data.triplets.negative[rows]]
+        hinge = 0.1 - (query * positive).sum(-1) + (query * negative).sum(-1)
+        loss = hinge.clamp(min=0).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: weights[name].detach().double() - start[name].double() for name in weights}
+
+
+def our_training(encoder: Encoder, data: trial.TrainingData) -> dict[str, Tensor]:
+    settings = config.Train(
+        data=config.Source(path="none"),
+        learning_rate=LEARNING_RATE,
+        batch_size=BATCH,
+        margin=0.1,
+        freeze="none",
+        steps=STEPS,
+        evaluations=1,
+    )
+    *_, last = trial.run(encoder, data, settings, Benchmark([]).measure, seed=0)
+    assert last.displacement is not None
+    return {name: delta.double() for name, delta in last.displacement.tensors().items()}
+
+
+def group(name: str) -> str:
+    return re.sub(r"encoder\.layer\.\d+\.", "", name)
+
+
+def relative_errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    """By parameter group, the error of a displacement relative to the exact one, as root mean squares.
+
+    The biases of the attention keys do not move: a softmax does not see them, so that their gradient is rounding alone.
+    The error of a group that moves by less than a thousandth of a step is relative to the typical group.
+    """
+
+    def size(tensors: dict[str, Tensor], name: str) -> float:
+        members = torch.cat([tensors[n].flatten() for n in tensors if group(n) == name])
+        return float(members.square().mean().sqrt())
+
+    groups = {group(n) for n in exact}
+    moved = {name: size(exact, name) for name in groups}
+    typical = sorted(moved.values())[len(moved) // 2]
+    difference = {n: found[n] - exact[n] for n in exact}
+    return {
+        name: size(difference, name) / (moved[name] if moved[name] > 1e-3 * LEARNING_RATE else typical)
+        for name in groups
+    }
+
+
+def check_fidelity(encoder: Encoder, data: sets.Triplets, show: Callable[[str], object] = print) -> None:
+    prepared = trial.TrainingData.prepare(data, encoder.encode(data.passages, "passage"), encoder)
+    exact = plain_training(encoder, prepared, torch.float64)
+    ours = relative_errors(our_training(encoder, prepared), exact)
+    plain = relative_errors(plain_training(encoder, prepared, torch.float32), exact)
+    for name in sorted(ours):
+        show(f"{name:45} displacement {ours[name]:.1e}  plain float32 {plain[name]:.1e}")
+    layer_norms = [name for name in ours if name.endswith("LayerNorm.weight")]
+    assert len(layer_norms) >= 2
+    assert max(ours.values()) < 0.01
+    assert all(plain[name] > 0.5 for name in layer_norms)  # nearly every one of their steps is rounded away
+
+
+def test_200_steps_agree_with_float64(encoder: Any) -> None:
+    check_fidelity(encoder, queries_and_passages(500))
+
+
+@pytest.mark.slow
+def test_200_steps_agree_with_float64_on_a_real_encoder(real_data: Path) -> None:
+    from adiabatic_ray.data import sources
+
+    source = config.Source(path=str(real_data / "msmarco"), split="train", limit=500)
+    data = sources.load("train", source, seed=0)
+    assert isinstance(data, sets.Triplets)
+    check_fidelity(encoders.load(config.Model(name=str(real_data / "encoder"))), data)

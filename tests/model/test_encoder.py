@@ -1,0 +1,131 @@
+"""Embeddings against sentence-transformers' own, and models that cannot be loaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.model import encoder as encoders
+
+TEXTS = [
+    "a",
+    "Der Lehrer liest ein Buch in der Bibliothek am Morgen.",
+    "who reads a book?",
+    "",
+    "Öğretmen kitap okuyor. " * 40,  # longer than the maximum
+]
+
+
+def oracle(folder: Path | str, texts: list[str]) -> torch.Tensor:
+    model = SentenceTransformer(str(folder), device="cpu")
+    return model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+
+
+def test_embeddings_equal_sentence_transformers(pocket: Path, encoder: Any) -> None:
+    found = encoder.encode(TEXTS, "query")
+    assert found.shape == (len(TEXTS), 96)
+    assert (found - oracle(pocket / "encoder", TEXTS)).abs().max() < 1e-5
+    assert torch.allclose(found.norm(dim=1), torch.ones(len(TEXTS)))
+
+
+def test_embeddings_of_a_real_encoder(real_data: Path) -> None:
+    folder = real_data / "encoder"
+    found = encoders.load(config.Model(name=str(folder))).encode(TEXTS, "passage")
+    assert (found - oracle(folder, TEXTS)).abs().max() < 1e-5
+
+
+def test_prompts_go_before_the_text_and_default_to_the_models_own(pocket: Path, tmp_path: Path) -> None:
+    given = config.Sides(query="query: ", passage="passage: ")
+    model = encoders.load(config.Model(name=str(pocket / "encoder"), prompts=given))
+    assert torch.equal(model.encode(["a"], "query"), model.encode(["query: a"], "query").roll(0)) is False
+    plain = encoders.load(config.Model(name=str(pocket / "encoder")))
+    assert torch.equal(model.encode(["a b"], "query"), plain.encode(["query: a b"], "query"))
+    assert torch.equal(model.encode(["a b"], "passage"), plain.encode(["passage: a b"], "passage"))
+
+    saved = SentenceTransformer(str(pocket / "encoder"), device="cpu")
+    saved.prompts = {"query": "Q ", "document": "D "}
+    saved.save(str(tmp_path / "prompted"))
+    assert encoders.load(config.Model(name=str(tmp_path / "prompted"))).prompts == {"query": "Q ", "passage": "D "}
+
+
+@pytest.mark.parametrize("mode", ["cls", "max", "mean", "lasttoken"])
+def test_pooling_given_in_the_sweep_file(pocket: Path, tmp_path: Path, mode: Any) -> None:
+    bare = tmp_path / "bare"  # transformers' layout, which does not say how to pool
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(pocket / "encoder" / name, bare)
+    model = encoders.load(config.Model(name=str(bare), pooling=mode, max_length=config.Lengths(query=64)))
+
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    expected = SentenceTransformer(str(pocket / "encoder"), device="cpu")
+    expected[1] = Pooling(96, mode)
+    texts = TEXTS[:3]
+    reference = expected.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+    assert (model.encode(texts, "query") - reference).abs().max() < 1e-5
+    with pytest.raises(errors.ModelError, match=r"does not say how it pools .* Give `model.pooling`: mean, cls, max"):
+        encoders.load(config.Model(name=str(bare)))
+
+
+def test_replaced_weights_leave_the_encoder_as_it_is(encoder: Any) -> None:
+    before = encoder.encode(TEXTS, "query")
+    moved = {name: weight + 0.01 for name, weight in encoder.parameters.items()}
+    assert (encoder.encode(TEXTS, "query", moved) - before).abs().max() > 0.01
+    assert torch.equal(encoder.encode(TEXTS, "query"), before)
+    assert torch.equal(encoder.encode(TEXTS, "query", dict(encoder.parameters)), before)
+
+
+def test_parameters_are_those_that_the_embedding_depends_on(real_data: Path) -> None:
+    model = encoders.load(config.Model(name=str(real_data / "encoder")))
+    everything = {name for name, _ in model.module.named_parameters()}
+    assert {"0.model.pooler.dense.weight", "0.model.pooler.dense.bias"} <= everything
+    assert len(model.parameters) == len(everything) - 2
+    assert not any("pooler" in name for name in model.parameters)
+
+
+def test_fingerprint_follows_what_embeddings_depend_on(pocket: Path, encoder: Any) -> None:
+    def load(**changes: Any) -> encoders.Encoder:
+        return encoders.load(config.Model(name=str(pocket / "encoder"), **changes))
+
+    same, moved = load(), load()
+    with torch.no_grad():
+        next(iter(moved.parameters.values()))[0, 0] += 1e-6
+    prints = [
+        encoder.fingerprint("query"),
+        moved.fingerprint("query"),
+        load(prompts=config.Sides(query="q: ")).fingerprint("query"),
+        load(max_length=config.Lengths(query=16)).fingerprint("query"),
+        load(pooling="cls").fingerprint("query"),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert same.fingerprint("query") == prints[0]
+    assert load(prompts=config.Sides(query="q: ")).fingerprint("passage") == encoder.fingerprint("passage")
+
+
+def test_batches_hold_each_row_once_within_the_token_budget() -> None:
+    lengths = [3, 500, 7, 7, 128, 1] * 50
+    batches = list(encoders._batches(lengths))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= encoders.TOKENS_PER_BATCH
+
+
+def test_models_that_cannot_be_loaded(tmp_path: Path, pocket: Path) -> None:
+    with pytest.raises(errors.ModelError, match=r"none is not a folder"):
+        encoders.load(config.Model(name=str(tmp_path / "none")))
+    with pytest.raises(errors.ModelError, match=r"holds no model: neither `modules.json` nor `config.json`"):
+        encoders.load(config.Model(name=str(tmp_path)))
+    with pytest.raises(encoders.HubUnreachable, match=r"neither a folder nor in the hub's cache"):
+        encoders.load(config.Model(name="nobody/nothing"))  # HF_HUB_OFFLINE is set for tests
+    unsafe = tmp_path / "unsafe"
+    shutil.copytree(pocket / "encoder", unsafe)
+    (unsafe / "model.safetensors").unlink()
+    torch.save({}, unsafe / "pytorch_model.bin")
+    with pytest.raises(errors.ModelError, match=r"weights must be in safetensors"):
+        encoders.load(config.Model(name=str(unsafe)))
