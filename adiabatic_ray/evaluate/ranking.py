@@ -1,0 +1,69 @@
+"""nDCG, MRR and recall of an exact search over frozen embeddings, as trec_eval and BEIR compute them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from adiabatic_ray.data.sets import Ranking
+
+DEPTHS = (10, 100, 1000)
+PASSAGES_PER_CHUNK = 262_144  # bounds the memory of a block of scores
+
+
+def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int) -> Tensor:
+    """Rows `[n, depth]` of the passages with the highest cosine to each query, best first.
+
+    The passage that carries the query's own id is left out, as in BEIR.
+    """
+    depth = min(depth, len(passages))
+    best_scores = torch.empty(len(queries), 0)
+    best_rows = torch.empty(len(queries), 0, dtype=torch.long)
+    identical = torch.from_numpy(data.identical)
+    for start in range(0, len(passages), PASSAGES_PER_CHUNK):
+        scores = queries @ passages[start : start + PASSAGES_PER_CHUNK].T
+        here = (identical >= start) & (identical < start + scores.shape[1])
+        scores[here.nonzero()[:, 0], identical[here] - start] = float("-inf")
+        rows = torch.arange(start, start + scores.shape[1]).expand_as(scores)
+        scores, rows = torch.cat([best_scores, scores], dim=1), torch.cat([best_rows, rows], dim=1)
+        best_scores, chosen = scores.topk(min(depth, scores.shape[1]), dim=1)
+        best_rows = rows.gather(1, chosen)
+    return best_rows
+
+
+def metrics(data: Ranking, queries: Tensor, passages: Tensor) -> dict[str, float]:
+    """Means over queries: `ndcg_at_10` with linear gains, `mrr_at_10`, and `recall_at_k`; any grade above 0 is
+    relevant."""
+    found = search(data, queries, passages, max(DEPTHS)).tolist()
+    n = len(data)
+    result = {
+        "ndcg_at_10": sum(_ndcg(ranked[:10], judged) for ranked, judged in zip(found, data.judgements, strict=True))
+        / n,
+        "mrr_at_10": sum(_mrr(ranked[:10], judged) for ranked, judged in zip(found, data.judgements, strict=True)) / n,
+    }
+    for depth in DEPTHS:
+        result[f"recall_at_{depth}"] = (
+            sum(_recall(ranked[:depth], judged) for ranked, judged in zip(found, data.judgements, strict=True)) / n
+        )
+    return result
+
+
+def _dcg(grades: list[int]) -> float:
+    return sum(grade / math.log2(rank + 2) for rank, grade in enumerate(grades))
+
+
+def _ndcg(ranked: list[int], judged: dict[int, int]) -> float:
+    grades = [max(0, judged.get(row, 0)) for row in ranked]
+    ideal = sorted((max(0, grade) for grade in judged.values()), reverse=True)[: len(ranked)]
+    return _dcg(grades) / _dcg(ideal)
+
+
+def _mrr(ranked: list[int], judged: dict[int, int]) -> float:
+    return next((1.0 / rank for rank, row in enumerate(ranked, start=1) if judged.get(row, 0) > 0), 0.0)
+
+
+def _recall(ranked: list[int], judged: dict[int, int]) -> float:
+    relevant = {row for row, grade in judged.items() if grade > 0}
+    return len(relevant.intersection(ranked)) / len(relevant)

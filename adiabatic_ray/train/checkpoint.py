@@ -1,0 +1,53 @@
+"""A trial's state on disk: tensors and a few numbers in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name (`delta/...`, `exp_avg/...`, `exp_avg_sq/...`) and what is not a tensor."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors named `prefix/...`, under the rest of their names."""
+        start = f"{prefix}/"
+        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in one piece: a reader sees the old one or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
+        partial,
+        metadata={"values": json.dumps(dict(checkpoint.values))},
+    )
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path) -> Checkpoint | None:
+    """Read a checkpoint, or `None` where there is none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()["values"])
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError):
+        return None  # a damaged checkpoint costs the work since the start, and no more
