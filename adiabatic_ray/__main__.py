@@ -1,0 +1,8 @@
+"""`python -m adiabatic_ray` is `adiabatic-ray`."""
+
+import sys
+
+from adiabatic_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

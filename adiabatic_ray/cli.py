@@ -1,0 +1,156 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adiabatic_ray import __version__, errors
+
+if TYPE_CHECKING:
+    from adiabatic_ray import config
+    from adiabatic_ray.sweep.console import Console
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status: 0, 1 for something the user can mend, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except errors.AdiabaticRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="adiabatic-ray",
+        description="Find how far a multilingual query encoder can be tuned on English without harming a language.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        added.set_defaults(run=run)
+        return added
+
+    for name, run, help in (
+        ("sweep", _sweep, "run a sweep, or go on with one that was stopped"),
+        ("validate", _validate, "check a sweep file and print what it would do, without starting anything"),
+        ("embed", _embed, "fill the cache of frozen document embeddings ahead of a sweep"),
+    ):
+        command(name, run, help).add_argument("file", type=Path, metavar="FILE", help="a sweep file")
+
+    train = command("train", _train, "train once with a sweep file's `train` section, in this process")
+    train.add_argument("file", type=Path, metavar="FILE", help="a sweep file")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write the query encoder")
+
+    evaluate = command("evaluate", _evaluate, "measure an encoder on data sets")
+    evaluate.add_argument("--model", required=True, metavar="M", help="a folder or hub id")
+    evaluate.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="a file or folder of data, or a section of a sweep file: FILE.yaml:selection, FILE.yaml:confirmation.xnli",
+    )
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write discordance.csv")
+    evaluate.add_argument(
+        "--against", metavar="BASE", help="compare with this encoder, which also embeds the documents for both"
+    )
+    return parser
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    console, sweep = _console(), _load(options.file)
+    from adiabatic_ray.sweep import driver
+
+    driver.run(sweep, console)
+
+
+def _validate(options: argparse.Namespace) -> None:
+    console, sweep = _console(), _load(options.file)
+    from adiabatic_ray.sweep import preview, resources
+
+    layout = resources.plan(sweep.resources, resources.reachable())
+    for line in preview.lines(sweep, layout):
+        console.say(line)
+    console.say(f"{options.file} is valid")
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import local
+
+    local.embed(_load(options.file), _console())
+
+
+def _train(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import local
+
+    local.train(_load(options.file), options.out, _console())
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from adiabatic_ray import config
+    from adiabatic_ray.sweep import local
+
+    path, _, section = options.data.partition(".yaml:")
+    if section:
+        sweep = _load(Path(f"{path}.yaml"))
+        sources, like, cache = _section(sweep, section), sweep.model, local.cache_folder(sweep)
+    else:
+        name = Path(options.data).stem
+        sources, like, cache = {name: config.Source(path=options.data)}, config.Model(name=""), options.out / "cache"
+    # Prompts, lengths and pooling are the sweep file's where it gives any, else each model's own.
+    model = dataclasses.replace(like, name=options.model, revision=None)
+    base = dataclasses.replace(like, name=options.against) if options.against else None
+    local.evaluate(model, base, sources, options.out, cache, _console())
+
+
+def _section(sweep: config.Sweep, section: str) -> dict[str, config.Source]:
+    """The data sets under `selection`, `confirmation` or one of their names."""
+    context, _, name = section.partition(".")
+    sets = {"selection": sweep.evaluate.selection, "confirmation": sweep.evaluate.confirmation}.get(context)
+    if sets is None:
+        raise errors.ConfigError(f"--data: `{context}` is not a section; expected `selection` or `confirmation`.")
+    if name and name not in sets:
+        raise errors.ConfigError(
+            f"--data: `evaluate.{context}` has no `{name}`; it has {', '.join(sets) or 'nothing'}."
+        )
+    return {name: sets[name]} if name else sets
+
+
+# ---- shared --------------------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    from adiabatic_ray.sweep.console import Console
+
+    return Console()
+
+
+def _load(path: Path) -> config.Sweep:
+    """Read a sweep file; the pocket world is made first where the file speaks of it."""
+    from adiabatic_ray import sweep_file
+    from adiabatic_ray.pocket import folder
+
+    variables = {}
+    if path.is_file() and f"${{{folder.VARIABLE}}}" in path.read_text(encoding="utf-8", errors="replace"):
+        console = _console()
+        for step, steps in folder.make():
+            console.progress(f"making the pocket world, once: training its encoder, step {step}/{steps}")
+            if step == steps:
+                console.clear()
+                console.say(f"made the pocket world in {folder.location()}")
+        variables[folder.VARIABLE] = str(folder.location())
+    return sweep_file.load(path, variables)

@@ -1,0 +1,68 @@
+"""The leaderboard of a sweep as a table, a CSV file and an HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from adiabatic_ray.report.ledger import Record, ranked
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 14px system-ui, sans-serif; margin: 2rem; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }}
+th {{ position: sticky; top: 0; background: #fff; }}
+</style>
+<h1>{title}</h1>
+{table}
+</html>
+"""
+
+
+def table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a trial, from best to worst: configuration, outcome, selection beside confirmation, and every metric."""
+    rows = []
+    for place, record in enumerate(ranked(records), start=1):
+        rows.append(
+            {
+                "place": place,
+                "trial": record.number,
+                **record.config,
+                "state": record.state,
+                "feasible": record.feasible,
+                "gain": record.gain,
+                "p_value": record.metrics.get("p_value"),
+                "constraint": record.constraint,
+                "worst": record.worst,
+                **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
+                "seconds": None if record.finished is None else round(record.finished - record.started, 1),
+                "reason": record.reason,
+                **record.metrics,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write(records: Iterable[Record], folder: Path, title: str) -> list[Path]:
+    """Write `leaderboard.csv` with every metric and `leaderboard.html` with the main columns."""
+    found = table(records)
+    csv_path, html_path = folder / "leaderboard.csv", folder / "leaderboard.html"
+    found.to_csv(csv_path, index=False)
+    main = found.loc[:, :"reason"]
+    page = main.to_html(index=False, na_rep="", border=0, float_format=show, escape=True)
+    html_path.write_text(_PAGE.format(title=_escaped(title), table=page), encoding="utf-8")
+    return [csv_path, html_path]
+
+
+def show(value: Any) -> str:
+    """A hyper-parameter or result for people: three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,160 @@
+"""A sweep's folder: what was asked, what came back. It is all that a resume, a report or MLflow needs.
+
+sweep.json                       the sweep's id and its resolved settings
+trials/0007/trial.json           one trial's record, rewritten in one piece whenever it changes
+trials/0007/discordance.csv      its outcomes against the untouched encoder, set by set
+trials/0007/checkpoint.safetensors    while it runs
+trials/0007/displacement.safetensors  when it is done and among the best
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from adiabatic_ray import errors
+
+State = Literal["running", "complete", "stopped", "diverged", "out_of_memory", "crashed"]
+UNTOUCHED = 0  # the number of the untouched encoder, which is every sweep's first trial
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation: the step, when it was reached (seconds since the epoch), and the metrics."""
+
+    step: int
+    time: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial.
+
+    `stopped` means ended early because it was harmful beyond doubt; a trial that diverged, ran out of memory or crashed
+    has failed, and `reason` says how.
+    """
+
+    number: int
+    config: Mapping[str, Any]
+    state: State = "running"
+    reason: str = ""
+    started: float = 0.0
+    finished: float | None = None
+    points: tuple[Point, ...] = ()
+    worst: str = ""
+    confirmation: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The metrics of the last evaluation."""
+        return self.points[-1].metrics if self.points else {}
+
+    @property
+    def gain(self) -> float | None:
+        return self.metrics.get("gain")
+
+    @property
+    def constraint(self) -> float | None:
+        return self.metrics.get("constraint")
+
+    @property
+    def failed(self) -> bool:
+        return self.state in ("diverged", "out_of_memory", "crashed")
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the trial ran to its end and harmed no language; only such a trial can be the best."""
+        return self.state == "complete" and self.constraint is not None and self.constraint <= 0
+
+    @property
+    def confirmed(self) -> bool | None:
+        """Whether it is feasible on the confirmation sets too; `None` where it was not confirmed."""
+        return self.confirmation["constraint"] <= 0 if self.confirmation else None
+
+    def ended(self, state: State, reason: str = "") -> Record:
+        return dataclasses.replace(self, state=state, reason=reason, finished=time.time())
+
+
+def ranked(records: Iterable[Record]) -> list[Record]:
+    """Trials from best to worst: the feasible by gain, then the others by how far they are from feasible."""
+
+    def key(record: Record) -> tuple[bool, bool, float, int]:
+        unmeasured = record.constraint is None
+        worth = -(record.gain or 0.0) if record.feasible else (record.constraint or 0.0)
+        return not record.feasible, unmeasured, worth, record.number
+
+    return sorted(records, key=key)
+
+
+def best(records: Iterable[Record]) -> Record | None:
+    """The feasible trial with the largest gain; among confirmed trials, one that stayed feasible goes first.
+
+    The untouched encoder is no candidate: it is what the others are measured against.
+    """
+    feasible = [record for record in ranked(records) if record.feasible and record.number != UNTOUCHED]
+    return next((record for record in feasible if record.confirmed), feasible[0] if feasible else None)
+
+
+class Ledger:
+    """The records of one sweep, in memory and in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: dict[int, Record] = {}
+        meta = _read(folder / "sweep.json")
+        if meta is None:
+            raise errors.SweepError(f"{folder} holds no sweep: there is no readable `sweep.json`.")
+        self.id: str = meta["id"]
+        self.settings: dict[str, Any] = meta["settings"]
+        for path in sorted(folder.glob("trials/*/trial.json")):
+            found = _read(path)
+            if found is not None:  # a trial killed while its first record was written never started
+                points = tuple(Point(**point) for point in found.pop("points"))
+                record = Record(**found, points=points)
+                self.records[record.number] = record
+
+    @classmethod
+    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Ledger:
+        """Start a new sweep in a folder that holds none."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "sweep.json", {"id": uuid.uuid4().hex[:12], "created": time.time(), "settings": settings})
+        return cls(folder)
+
+    def put(self, record: Record) -> None:
+        """Keep a record: on disk first, then in memory."""
+        self.trial_folder(record.number).mkdir(parents=True, exist_ok=True)
+        write(self.trial_folder(record.number) / "trial.json", dataclasses.asdict(record))
+        self.records[record.number] = record
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04d}"
+
+    def finished(self) -> list[Record]:
+        """Records of ended trials in the order of their numbers."""
+        return [record for _, record in sorted(self.records.items()) if record.state != "running"]
+
+
+def write(path: Path, value: Any) -> None:
+    """Write JSON in one piece, so that a kill leaves the old file or the new one."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, default=dict)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

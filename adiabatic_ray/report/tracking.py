@@ -1,0 +1,288 @@
+"""MLflow as a mirror of the sweep's folder: one parent run a sweep, one child run a trial.
+
+The folder is the truth and MLflow a copy of it. ``Mirror`` brings the copy up to date and may be called at any time, by
+this process or a later one: runs are found again by their tags, and what was delivered before is not sent again.
+``Tracker`` calls it from a thread of its own, so a slow or absent server costs a sweep nothing; what could not be
+delivered is delivered by the next run of the sweep.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from adiabatic_ray import config
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best
+
+SECONDS_BETWEEN_SYNCS = 2.0
+SECONDS_AFTER_FAILURE = 15.0
+FINAL_SECONDS = 90.0  # how long an ending sweep waits for a delivery that is under way
+METRICS_PER_BATCH = 1000  # MLflow's limit
+
+_ENDINGS = {"complete": "FINISHED", "stopped": "KILLED", "running": "KILLED"}
+
+for _logger in ("mlflow", "alembic"):
+    logging.getLogger(_logger).setLevel(logging.ERROR)
+
+
+def default_uri(storage: Path) -> str:
+    """A SQLite store in the storage folder, shared by all sweeps there."""
+    return f"sqlite:///{storage.resolve()}/mlflow.db"
+
+
+class Mirror:
+    """Brings MLflow up to date with a sweep's ledger. Raises whatever MLflow raises."""
+
+    def __init__(self, ledger: Ledger, uri: str, experiment: str, datasets: Iterable[Mapping[str, str]] = ()) -> None:
+        self.ledger, self.uri, self.experiment, self.datasets = ledger, uri, experiment, list(datasets)
+        self._client = mlflow.MlflowClient(uri)
+        self._experiment_id = ""
+        self._parent = ""
+        self._runs: dict[int, str] = {}
+        self._sent: dict[int, Record] = {}
+        self._points: dict[int, int] = {}  # how many evaluation points of a trial were delivered
+
+    # ---- the sweep ----
+
+    def sync(self, *, ending: bool = False) -> None:
+        """Deliver whatever changed. With `ending`, runs of unfinished trials are closed too; a resume reopens them."""
+        self._open()
+        for record in list(self.ledger.records.values()):
+            if self._sent.get(record.number) != record or (ending and record.state == "running"):
+                self._deliver(record, ending)
+                self._sent[record.number] = record
+
+    def close(self, status: str) -> None:
+        """End the parent run: FINISHED, KILLED or FAILED."""
+        self._client.set_terminated(self._parent, status)
+
+    def log_artifacts(self, paths: Iterable[Path]) -> None:
+        """Put files on the parent run."""
+        for path in paths:
+            self._client.log_artifact(self._parent, str(path))
+
+    def log_summary(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Put the best trial's numbers and what it is on the parent run."""
+        now = _milliseconds(time.time())
+        self._client.log_batch(
+            self._parent,
+            metrics=[Metric(key, value, now, 0) for key, value in metrics.items() if math.isfinite(value)],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+
+    def log_model(self, folder: Path) -> str:
+        """Log an exported encoder as a model of the parent run; its URI."""
+        import mlflow.sentence_transformers
+
+        from adiabatic_ray.model import encoder  # takes seconds to import, and is needed for the best trial only
+
+        mlflow.set_tracking_uri(self.uri)
+        with encoder.quiet(), mlflow.start_run(run_id=self._parent):
+            logged = mlflow.sentence_transformers.log_model(
+                encoder.load(config.Model(name=str(folder))).module,
+                name="query_encoder",
+                input_example=["query: how small a learning rate is small enough?"],
+                pip_requirements=[f"{name}=={_version(name)}" for name in ("sentence-transformers", "torch")],
+            )
+        return str(logged.model_uri)
+
+    def _open(self) -> None:
+        """Find this sweep's runs, or start them."""
+        if self._parent:
+            return
+        found = self._client.get_experiment_by_name(self.experiment)
+        if found is None:
+            self._experiment_id = self._client.create_experiment(self.experiment, self._artifacts())
+        else:
+            self._experiment_id = found.experiment_id
+        for run in self._search(f"tags.`sweep.id` = '{self.ledger.id}'"):
+            number = run.data.tags.get("sweep.trial")
+            if number is None:
+                self._parent = run.info.run_id
+                self._client.update_run(self._parent, status="RUNNING")
+            else:
+                self._runs[int(number)] = run.info.run_id
+                self._points[int(number)] = int(run.data.tags.get("sweep.points", 0))
+        if not self._parent:
+            self._parent = self._start_parent()
+
+    def _artifacts(self) -> str | None:
+        """Where a database store keeps artifacts: beside it; a server knows by itself."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        return (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").resolve().as_uri()
+
+    def _search(self, condition: str) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], condition, max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _start_parent(self) -> str:
+        settings = self.ledger.settings
+        run = self._client.create_run(
+            self._experiment_id,
+            run_name=settings["name"],
+            tags={"sweep.id": self.ledger.id, "sweep.role": "sweep", "sweep.name": settings["name"], **_versions()},
+        )
+        flat = _flatten({key: value for key, value in settings.items() if key != "mlflow"})
+        self._client.log_batch(
+            run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in list(flat.items())[:100]]
+        )
+        self._client.log_dict(run.info.run_id, settings, "sweep.json")
+        if self.datasets:
+            self._client.log_inputs(run.info.run_id, [_dataset_input(entry) for entry in self.datasets])
+        return str(run.info.run_id)
+
+    # ---- trials ----
+
+    def _deliver(self, record: Record, ending: bool) -> None:
+        number = record.number
+        if number not in self._runs:
+            self._runs[number] = self._start_trial(record)
+            self._points[number] = 0
+        run_id = self._runs[number]
+        for position, point in enumerate(record.points):
+            if position >= self._points[number]:
+                self._log(run_id, point.metrics, point.time, point.step)
+        if record.confirmation:
+            confirmed = {f"confirmation/{key}": value for key, value in record.confirmation.items()}
+            self._log(run_id, confirmed, record.finished or time.time(), 0)
+        if len(record.points) > self._points[number]:
+            self._points[number] = len(record.points)
+            self._client.set_tag(run_id, "sweep.points", str(len(record.points)))
+        for key, value in (("sweep.state", record.state), ("sweep.reason", record.reason), ("worst", record.worst)):
+            if value:
+                self._client.set_tag(run_id, key, value)
+        if record.state == "running" and not ending:
+            if number in self._sent:
+                return
+            self._client.update_run(run_id, status="RUNNING")
+        else:
+            ended = _milliseconds(record.finished) if record.finished else None
+            self._client.set_terminated(run_id, _ENDINGS.get(record.state, "FAILED"), ended)
+            self._log_best_so_far(record)
+
+    def _start_trial(self, record: Record) -> str:
+        name = "untouched" if record.number == UNTOUCHED else f"trial {record.number}"
+        run = self._client.create_run(
+            self._experiment_id,
+            start_time=_milliseconds(record.started),
+            run_name=f"{self.ledger.settings['name']} {name}",
+            tags={
+                "mlflow.parentRunId": self._parent,
+                "sweep.id": self.ledger.id,
+                "sweep.role": "trial",
+                "sweep.trial": str(record.number),
+            },
+        )
+        train = {k: v for k, v in self.ledger.settings["train"].items() if k != "data" and v is not None}
+        params = {} if record.number == UNTOUCHED else {**train, **record.config}
+        self._client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        return str(run.info.run_id)
+
+    def _log(self, run_id: str, metrics: Mapping[str, float], when: float, step: int) -> None:
+        finite = [Metric(k, v, _milliseconds(when), step) for k, v in metrics.items() if math.isfinite(v)]
+        for start in range(0, len(finite), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=finite[start : start + METRICS_PER_BATCH])
+
+    def _log_best_so_far(self, record: Record) -> None:
+        if record.number == UNTOUCHED or record.finished is None:
+            return
+        done = [r for r in self.ledger.finished() if r.finished is not None and r.finished <= record.finished]
+        leader = best(done)
+        if leader is not None and leader.gain is not None:
+            when = _milliseconds(record.finished)
+            self._client.log_metric(self._parent, "best_feasible_gain", leader.gain, when, record.number)
+
+
+class Tracker:
+    """Mirrors a ledger from a thread, until closed. Trouble with MLflow is remembered, never raised."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self.trouble = ""  # why the last attempt failed; empty when MLflow is up to date
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread.start()
+        self.notify()
+
+    def notify(self) -> None:
+        """Say that the ledger changed."""
+        self._changed.set()
+
+    def finish(self, deliver: Callable[[], None]) -> str:
+        """Stop mirroring and call `deliver` for what is left; why it failed, or an empty text."""
+        self._closing.set()
+        self._changed.set()
+        self._thread.join(FINAL_SECONDS)
+        if self._thread.is_alive():
+            return "it does not answer"
+        self._attempt(deliver)
+        return self.trouble
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._changed.wait()
+            self._changed.clear()
+            self._attempt(self.mirror.sync)
+            if self.trouble:
+                self._changed.set()  # try again even if nothing changes
+            self._closing.wait(SECONDS_AFTER_FAILURE if self.trouble else SECONDS_BETWEEN_SYNCS)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+            self.trouble = ""
+        except (MlflowException, OSError) as error:
+            self.trouble = str(error).splitlines()[0]
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, Mapping) and entry:
+            flat |= _flatten(entry, f"{prefix}{key}.")
+        elif entry not in (None, {}, []):
+            flat[f"{prefix}{key}"] = entry
+    return flat
+
+
+def _dataset_input(entry: Mapping[str, str]) -> DatasetInput:
+    dataset = Dataset(
+        name=entry["name"],
+        digest=entry["digest"],
+        source_type="local" if Path(entry["path"]).exists() else "hugging_face",
+        source=json.dumps({"path": entry["path"]}),
+        profile=entry["profile"],
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", entry["context"])])
+
+
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution)
+
+
+def _versions() -> dict[str, str]:
+    names = ("adiabatic-ray", "ray", "torch", "transformers", "sentence-transformers", "accelerate", "optuna", "mlflow")
+    return {f"version.{name}": _version(name) for name in names} | {"version.python": platform.python_version()}

@@ -1,0 +1,192 @@
+"""What a sweep says in the terminal: one line an event, and where there is a terminal a line of progress below."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Mapping
+from typing import TypeVar
+
+import rich.console
+import rich.markup
+import rich.status
+import rich.table
+
+from adiabatic_ray.data.sets import DataSet, Ranking
+from adiabatic_ray.evaluate.benchmark import Measurement
+from adiabatic_ray.report import leaderboard
+from adiabatic_ray.report.ledger import UNTOUCHED, Record, best, ranked
+from adiabatic_ray.sweep.materials import Data, Filling
+from adiabatic_ray.train.trial import Progress
+
+Found = TypeVar("Found")
+
+
+class Console:
+    """Prints events; `with` it the progress line is shown."""
+
+    def __init__(self) -> None:
+        self._rich = rich.console.Console(highlight=False, soft_wrap=True)
+        if not self._rich.is_terminal:  # a log file has no width that a table must fit into
+            self._rich.width = 200
+        self._status: rich.status.Status | None = None
+        self._began = time.monotonic()
+        self._filled: dict[tuple[str, str], int] = {}
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._rich.print(rich.markup.escape(text))
+
+    def error(self, text: str) -> None:
+        self._rich.print(f"[bold red]error:[/] {rich.markup.escape(text)}")
+
+    # ---- the progress line ----
+
+    def progress(self, text: str) -> None:
+        """Replace the progress line; where output goes to no terminal there is none."""
+        if not self._rich.is_terminal:
+            return
+        if self._status is None:
+            self._status = self._rich.status("")
+            self._status.start()
+        self._status.update(rich.markup.escape(text))
+
+    def clear(self) -> None:
+        """Take the progress line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def filling(self, filling: Filling) -> None:
+        """Progress of embedding frozen documents: a bar, and one line when a table is full."""
+        progress = filling.progress
+        sides = {"query": "queries", "passage": "passages"}
+        if progress.note:
+            self.say(f"cache: {progress.note}")
+        if progress.done == progress.total:
+            self.clear()
+            self.say(f"embedded {progress.total:,} {sides[filling.side]} of {filling.name}")
+            return
+        share = progress.done / max(1, progress.total)
+        bar = "█" * int(30 * share) + "░" * (30 - int(30 * share))
+        self.progress(f"embedding {sides[filling.side]} of {filling.name} {bar} {progress.done:,}/{progress.total:,}")
+
+    def sweep_progress(self, records: Mapping[int, Record], trials: int | None) -> None:
+        """The line below a running sweep: trials done, the best feasible one, the time."""
+        tuned = [record for number, record in records.items() if number != UNTOUCHED]
+        done = [record for record in tuned if record.state != "running"]
+        leader = best(tuned)
+        found = f"best feasible {_outcome(leader)} (trial {leader.number})" if leader else "none feasible yet"
+        elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._began))
+        running = ", ".join(str(record.number) for record in tuned if record.state == "running")
+        self.progress(f"{len(done)}/{trials or '?'} trials · {found} · running {running or 'none'} · {elapsed}")
+
+    def drain(self, filling: Generator[Filling, None, Found]) -> Found:
+        """Run a filling to its end, showing its progress; what it returns."""
+        while True:
+            try:
+                self.filling(next(filling))
+            except StopIteration as done:
+                found: Found = done.value
+                return found
+
+    def dropped(self, data: Data) -> None:
+        """Rows that were left out, and why."""
+        for name, found in (("train", data.train), *data.selection.items(), *data.confirmation.items()):
+            for reason, count in found.dropped.items():
+                self.say(f"data: {name}: dropped {count:,} with {reason}")
+
+    # ---- trials ----
+
+    def point(self, progress: Progress[Measurement]) -> None:
+        """An evaluation point of a trial in this process."""
+        if progress.measurement is None:
+            self.say(f"step {progress.step}/{progress.steps}: {progress.reason}")
+            return
+        metrics, violation = progress.measurement.metrics, progress.measurement.violation
+        assert violation is not None
+        self.say(
+            f"step {progress.step}/{progress.steps}: loss {progress.metrics['loss']:.4f}, gain {metrics['gain']:+.2f}% "
+            f"(p {metrics['p_value']:.1e}), constraint {violation.value:+.2f}, worst {violation.worst}"
+        )
+
+    def measurement(self, data: Mapping[str, DataSet], found: Measurement, base: Measurement | None) -> None:
+        """An encoder's numbers on each set, beside a base's where there is one."""
+        table = rich.table.Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("data set", "measure", "value", *(("base", "improvement %", "p") if base else ())):
+            table.add_column(column, justify="left" if column in ("data set", "measure") else "right")
+        for name, dataset in data.items():
+            if isinstance(dataset, Ranking):
+                for measure in ("ndcg_at_10", "mrr_at_10", "recall_at_100"):
+                    key = f"{measure}/{name}"
+                    before = [f"{base.metrics[key]:.4f}", "", ""] if base else []
+                    table.add_row(name, measure, f"{found.metrics[key]:.4f}", *before)
+                continue
+            key = f"pnd/{name}"
+            improvement = _number(found.metrics[f"improvement/{name}"], "+.2f")
+            p_value = _number(found.metrics.get(f"p_value/{name}"), ".1e")
+            before = [f"{base.metrics[key]:.2f}", improvement, p_value] if base else []
+            table.add_row(name, "PND %", f"{found.metrics[key]:.2f}", *before)
+        self._rich.print(table)
+
+    def trial_ended(self, record: Record) -> None:
+        seconds = (record.finished or record.started) - record.started
+        what = {"complete": "", "stopped": "stopped, ", "out_of_memory": "out of memory, "}
+        state = what.get(record.state, f"{record.state}, ")
+        outcome = _outcome(record) if record.constraint is not None else record.reason
+        if record.failed:
+            outcome = record.reason
+        self.say(
+            f"trial {record.number:>3}  {state}{outcome}  [{_configuration(record) or 'untouched'}]  {seconds:.0f} s"
+        )
+
+    def leaderboard(self, records: Iterable[Record], objective: str, rows: int = 10) -> None:
+        """The best trials, with the untouched encoder for comparison."""
+        listed = ranked(records)
+        shown = [record for record in listed if not record.failed][:rows]
+        confirmed = any(record.confirmation for record in shown)
+        table = rich.table.Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+        for column in ("trial", "gain %", "p", "constraint"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for column in ("confirmed gain %", "p", "constraint") if confirmed else ():
+            table.add_column(column, justify="right")
+        for column in ("", "worst pair", "configuration"):
+            table.add_column(column)
+        for record in shown:
+            outcome = [_outcome_cells(record.metrics), _outcome_cells(record.confirmation)][: 1 + confirmed]
+            state = "stopped" if record.state == "stopped" else ("feasible" if record.feasible else "infeasible")
+            z = _number(record.metrics.get("constraint/worst_z"), ".1f")
+            cells = [
+                str(record.number),
+                *(cell for cells in outcome for cell in cells),
+                state,
+                f"{record.worst} (z {z})" if record.worst else "",
+                _configuration(record) or "untouched",
+            ]
+            style = "bold green" if record is best(listed) else ("" if record.feasible else "dim")
+            table.add_row(*map(rich.markup.escape, cells), style=style)
+        self.say(f"\nbest trials; gain on {objective}, feasible where the constraint is at most 0")
+        self._rich.print(table)
+        if len(shown) < len(listed):
+            self.say(f"... and {len(listed) - len(shown)} more in the leaderboard's file")
+
+
+def _outcome(record: Record) -> str:
+    word = "feasible" if record.feasible else f"infeasible at {record.worst}"
+    gain, p_value = _number(record.gain, "+.2f"), _number(record.metrics.get("p_value"), ".1e")
+    return f"gain {gain}% (p {p_value}), constraint {_number(record.constraint, '+.2f')}, {word}"
+
+
+def _outcome_cells(metrics: Mapping[str, float]) -> list[str]:
+    return [
+        _number(metrics.get("gain"), "+.2f"),
+        _number(metrics.get("p_value"), ".1e"),
+        _number(metrics.get("constraint"), "+.2f"),
+    ]
+
+
+def _configuration(record: Record) -> str:
+    return ", ".join(f"{key} {leaderboard.show(value)}" for key, value in record.config.items())
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,244 @@
+"""A sweep from its file to its result: data, frozen documents, trials on Ray Tune, confirmation, report, model.
+
+Everything needed to go on lies in the sweep's folder (see `report.ledger`), and none of it in Ray. So a sweep that was
+cut off, in whatever way, goes on when it is run again: finished trials are read back, unfinished ones continue from
+their checkpoints, and Tune is only ever handed what is left to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.report import figures, leaderboard
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, best, ranked, write
+from adiabatic_ray.sweep import materials, preview, resources, searcher, session, workbench
+from adiabatic_ray.sweep.books import Books
+from adiabatic_ray.sweep.console import Console
+from adiabatic_ray.sweep.local import cache_folder
+from adiabatic_ray.sweep.materials import Data, Filling, Materials
+from adiabatic_ray.sweep.resources import Plan
+from adiabatic_ray.sweep.tuning import run_trials
+
+
+def run(sweep: config.Sweep, console: Console) -> Record | None:
+    """Run a sweep, or go on with it; the best feasible trial.
+
+    Raises:
+        AdiabaticRayError: anything that the user can mend; nothing that was finished is lost.
+        KeyboardInterrupt: the user stopped the sweep; running it again goes on with it.
+    """
+    folder = Path(sweep.storage).resolve() / sweep.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with session.sole_owner(folder), session.interruptible() as interrupted:
+        ledger = _open(folder, sweep, console)
+        data = materials.read(sweep)
+        console.dropped(data)
+        with session.connected():
+            layout = resources.plan(sweep.resources, resources.alive())
+            console.say(f"{sweep.name}: {preview.describe_trials(sweep)}, {layout}; results in {folder}")
+            shared = _fill(sweep, data, layout, ledger, console, interrupted)
+            mirror = _Mirror(sweep, ledger, data)
+            books = _books(sweep, ledger, mirror, console, interrupted)
+            try:
+                if not books.over:
+                    run_trials(books, sweep, shared, layout)
+                if not interrupted.is_set():
+                    _confirm(sweep, ledger, shared, layout, console)
+            finally:
+                console.clear()
+                _finish(sweep, ledger, mirror, console, interrupted=interrupted.is_set())
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    if books.failed:
+        raise errors.SweepError(books.over)
+    console.say(f"the sweep is over: {books.over or 'its hours are up; run the same command to go on'}")
+    return best(ledger.records.values())
+
+
+# ---- before --------------------------------------------------------------------------------------------------------
+
+
+def _open(folder: Path, sweep: config.Sweep, console: Console) -> Ledger:
+    """The sweep's ledger, new or from an earlier run of the same sweep."""
+    settings = config.resolved(sweep)
+    if not (folder / "sweep.json").exists():
+        return Ledger.create(folder, settings)
+    ledger = Ledger(folder)
+    changed = config.differences(ledger.settings, settings)
+    if changed:
+        raise errors.SweepError(
+            f"{folder} holds a sweep with other settings:\n  "
+            + "\n  ".join(changed)
+            + f"\nGive this one another `name`, or take its settings back, or delete {folder}."
+        )
+    done = len([record for record in ledger.finished() if record.number != UNTOUCHED])
+    console.say(f"{sweep.name}: going on after {done} finished trials")
+    return ledger
+
+
+def _fill(
+    sweep: config.Sweep,
+    data: Data,
+    layout: Plan,
+    ledger: Ledger,
+    console: Console,
+    interrupted: threading.Event,
+) -> Materials:
+    """Fill the cache where trials run, and record the untouched encoder as trial 0."""
+    console.progress("starting a worker to embed the frozen documents")
+    filling = _task(workbench.fill, layout, num_returns="streaming").remote(sweep, data, cache_folder(sweep))
+    for reference in filling:
+        item = session.get(reference)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        if isinstance(item, Filling):
+            console.filling(item)
+    shared, selection, confirmation = item
+    if UNTOUCHED not in ledger.records:
+        now = time.time()
+        points = (Point(0, now, selection),)
+        ledger.put(Record(UNTOUCHED, {}, "complete", "", now, now, points, "", confirmation))
+    console.clear()
+    return shared  # type: ignore[no-any-return]
+
+
+def _task(work: Callable[..., Any], layout: Plan, **options: Any) -> Any:
+    """Work around the trials as a Ray task. No trial runs at the same time, so it has the CPUs of a node."""
+    return ray.remote(work).options(num_cpus=layout.filling_cpus, num_gpus=layout.gpus, **options)
+
+
+def _books(
+    sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Console, interrupted: threading.Event
+) -> Books:
+    trials = preview.number_of_trials(sweep)
+
+    def changed(record: Record) -> None:
+        mirror.notify()
+        if record.state != "running":
+            console.trial_ended(record)
+        console.sweep_progress(ledger.records, trials)
+
+    search = searcher.create(sweep.search, sweep.seed, sweep.budget.trials)
+    return Books(ledger, search, sweep.budget, changed, interrupted)
+
+
+# ---- after ---------------------------------------------------------------------------------------------------------
+
+
+def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, layout: Plan, console: Console) -> None:
+    """Measure the best feasible trials on the confirmation sets, and export the best."""
+    feasible = [record for record in ranked(ledger.records.values()) if record.feasible and record.number != UNTOUCHED]
+    chosen = feasible[: sweep.budget.confirm]
+    pending = [record for record in chosen if not record.confirmation] if shared.confirmation else []
+    target = ledger.folder / "best"
+    if not chosen or (not pending and _exported(target) is not None):
+        return
+    if pending:
+        console.progress(f"confirming the best {len(pending)} trials")
+        folders = [ledger.trial_folder(record.number) for record in pending]
+        found = session.get(_task(workbench.confirm, layout).remote(sweep, shared, folders))
+        for record, metrics in zip(pending, found, strict=True):
+            ledger.put(dataclasses.replace(record, confirmation=metrics))
+    winner = best(ledger.records.values())
+    assert winner is not None
+    if _exported(target) != winner.number:
+        console.progress("exporting the best encoder")
+        partial = ledger.folder / ".best.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        export = _task(workbench.export_encoder, layout)
+        session.get(export.remote(sweep.model, ledger.trial_folder(winner.number), partial / "query_encoder"))
+        write(partial / "trial.json", dataclasses.asdict(winner))
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    console.clear()
+
+
+def _exported(folder: Path) -> int | None:
+    """The number of the trial whose encoder was exported."""
+    path = folder / "trial.json"
+    return int(json.loads(path.read_text())["number"]) if path.is_file() else None
+
+
+def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Console, *, interrupted: bool) -> None:
+    """Write the leaderboard and the figures, bring MLflow up to date, and say where everything is."""
+    records = list(ledger.records.values())
+    winner = best(records)
+    report = _write_report(sweep, ledger, winner)
+    console.leaderboard(records, sweep.search.objective)
+    console.progress("bringing MLflow up to date")
+    exported = ledger.folder / "best" / "query_encoder"
+    trouble = mirror.finish(report, winner, exported if exported.is_dir() else None, interrupted=interrupted)
+    console.clear()
+    tuned = [record for record in records if record.number != UNTOUCHED]
+    if winner is None and not interrupted and tuned:
+        nearest = ranked(tuned)[0]
+        console.say(f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint}")
+    if winner is not None and winner.confirmed is False:
+        console.say(f"note: trial {winner.number} is not feasible on the confirmation sets, and no other trial is")
+    if winner is not None and exported.is_dir():
+        console.say(f"best query encoder: {exported} (trial {winner.number})")
+    console.say(f"report: {ledger.folder / 'leaderboard.html'}")
+    if trouble:
+        console.say(f"MLflow at {mirror.uri} is behind ({trouble}); run the same command again to bring it up to date")
+    elif mirror.uri.startswith("sqlite"):
+        console.say(f"MLflow: mlflow server --backend-store-uri {mirror.uri}")
+    else:
+        console.say(f"MLflow: {mirror.uri}")
+    if interrupted:
+        console.say("stopped; run the same command to go on")
+
+
+def _write_report(sweep: config.Sweep, ledger: Ledger, winner: Record | None) -> list[Path]:
+    records = list(ledger.records.values())
+    paths = leaderboard.write(records, ledger.folder, f"{sweep.name}: leaderboard")
+    if any(record.number != UNTOUCHED and record.gain is not None for record in records):
+        figure = figures.gain_and_worst_language(records, sweep.search.objective)
+        paths.append(figures.save(figure, ledger.folder / "gain_and_worst_language.png"))
+    if winner is not None:
+        heat_maps = figures.improvement_heat_maps(
+            ledger.trial_folder(winner.number) / "discordance.csv",
+            sweep.constraint.data,
+            f"{sweep.name}, trial {winner.number}: improvement on {sweep.constraint.data}",
+        )
+        if heat_maps is not None:
+            paths.append(figures.save(heat_maps, ledger.folder / "best_improvement.png"))
+    return paths
+
+
+class _Mirror:
+    """MLflow for one run of a sweep: kept up to date on a thread, and brought to its final state at the end."""
+
+    def __init__(self, sweep: config.Sweep, ledger: Ledger, data: Data) -> None:
+        from adiabatic_ray.report import tracking  # MLflow takes seconds to import, and the embedding goes first
+
+        self.uri = sweep.mlflow.uri or tracking.default_uri(ledger.folder.parent)
+        self._mirror = tracking.Mirror(ledger, self.uri, sweep.mlflow.experiment, materials.described(sweep, data))
+        self._tracker = tracking.Tracker(self._mirror)
+
+    def notify(self) -> None:
+        self._tracker.notify()
+
+    def finish(self, report: list[Path], winner: Record | None, encoder: Path | None, *, interrupted: bool) -> str:
+        """Deliver the rest; why not everything could be delivered, or an empty text."""
+
+        def deliver() -> None:
+            self._mirror.sync(ending=True)
+            self._mirror.log_artifacts(report)
+            if winner is not None:
+                metrics = {**winner.metrics, **{f"confirmation/{k}": v for k, v in winner.confirmation.items()}}
+                self._mirror.log_summary(metrics, {"best.trial": str(winner.number), "best.worst": winner.worst})
+            if encoder is not None and not interrupted:
+                self._mirror.log_model(encoder)
+            self._mirror.close("KILLED" if interrupted else "FINISHED")
+
+        return self._tracker.finish(deliver)

@@ -1,0 +1,75 @@
+"""The commands that need no Ray: filling the cache, training once, measuring an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from adiabatic_ray import config
+from adiabatic_ray.evaluate.benchmark import Benchmark
+from adiabatic_ray.model import encoder, export
+from adiabatic_ray.sweep import materials
+from adiabatic_ray.sweep.console import Console
+from adiabatic_ray.sweep.materials import Filler
+from adiabatic_ray.train import trial
+
+
+def embed(sweep: config.Sweep, console: Console) -> None:
+    """Fill the cache that a sweep with this file will use."""
+    data = materials.read(sweep)
+    console.dropped(data)
+    filler = Filler(_load(sweep.model), cache_folder(sweep))
+    console.drain(filler.materials(data))
+    console.say(f"the cache is full: {filler.root}")
+
+
+def train(sweep: config.Sweep, out: Path, console: Console) -> None:
+    """Train once with the `train` section as it stands, and write the query encoder."""
+    data = materials.read(sweep)
+    console.dropped(data)
+    model = _load(sweep.model)
+    shared = console.drain(Filler(model, cache_folder(sweep)).materials(data))
+    prepared = trial.TrainingData.prepare(shared.train, shared.train_passages.open(), model)
+    benchmark = Benchmark(shared.selection, sweep.search.objective, sweep.constraint)
+    for progress in trial.run(model, prepared, sweep.train, benchmark.measure, seed=sweep.seed):
+        console.point(progress)
+        if progress.status == "complete":
+            assert progress.displacement is not None
+            export.save(model, out, progress.displacement.tensors())
+            console.say(f"query encoder: {out}")
+
+
+def evaluate(
+    model: config.Model,
+    base: config.Model | None,
+    sources: Mapping[str, config.Source],
+    out: Path,
+    cache: Path,
+    console: Console,
+) -> None:
+    """Measure an encoder on data sets and write `discordance.csv` to `out`.
+
+    With a base to compare with, the documents are embedded by the base, as in a system that has them stored.
+    """
+    from adiabatic_ray.data import sources as reading
+
+    data = {name: reading.load(name, source, seed=0) for name, source in sources.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    filler = Filler(_load(base or model), cache)
+    benchmark = Benchmark([console.drain(filler.part(name, found)) for name, found in data.items()])
+    found = untouched = benchmark.untouched()
+    if base is not None:
+        tuned = _load(model)
+        found = benchmark.measure(lambda texts: tuned.encode(texts, "query"))
+    benchmark.write_discordance(out / "discordance.csv", found, paired=base is not None)
+    console.measurement(data, found, untouched if base is not None else None)
+    console.say(f"wrote {out / 'discordance.csv'}")
+
+
+def cache_folder(sweep: config.Sweep) -> Path:
+    """Where a sweep's frozen embeddings lie, shared by all sweeps of one storage folder."""
+    return Path(sweep.storage).resolve() / "cache"
+
+
+def _load(model: config.Model) -> encoder.Encoder:
+    return encoder.load(model, trial.default_device())

@@ -1,0 +1,176 @@
+"""What a sweep would do, before anything is started: trials, masks, data, resources, time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data import triplets
+from adiabatic_ray.data.sets import DataSet
+from adiabatic_ray.model import encoder, freezing
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.sweep import materials, space
+from adiabatic_ray.sweep.materials import Data
+from adiabatic_ray.sweep.resources import Plan
+from adiabatic_ray.train import trial
+
+PROBE_STEPS = 5
+PROBE_TEXTS = 64
+
+
+def lines(sweep: config.Sweep, layout: Plan) -> Iterator[str]:
+    """The plan, line by line.
+
+    Raises:
+        AdiabaticRayError: the model, a mask or a local data set would make the sweep fail.
+    """
+    yield f"sweep {sweep.name}: {describe_trials(sweep)}, {layout}"
+    for key, choices in sweep.search.space.items():
+        yield f"  {key}: {_shown(choices)}"
+    model = None
+    try:
+        model = encoder.load(sweep.model)
+    except encoder.HubUnreachable:
+        yield f"model {sweep.model.name}: on the hub, which cannot be reached from here; its masks are not checked"
+    if model is not None:
+        yield (
+            f"model {sweep.model.name}: {_count(model, model.parameters):,} parameters, {model.dimension} dimensions, "
+            f"prompts {model.prompts}, at most {model.max_length['query']} tokens a query and "
+            f"{model.max_length['passage']} a passage"
+        )
+        for mask in masks(sweep):
+            yield from _mask_lines(mask, model)
+    remote = [source.path for source in _sources(sweep) if not Path(source.path).exists() and "/" in source.path]
+    if remote:
+        yield f"data on the hub, read when the sweep starts: {', '.join(dict.fromkeys(remote))}"
+        return
+    data = materials.read(sweep)
+    for context, name, found in _sets(data):
+        dropped = "".join(f", dropped {count:,} with {reason}" for reason, count in found.dropped.items())
+        label = f"{context} {name}".strip()
+        yield (
+            f"{label}: {len(found):,} {type(found).__name__.lower()}, {len(found.queries):,} query texts and "
+            f"{len(found.passages):,} passage texts{dropped}"
+        )
+    if model is not None:
+        yield _time(sweep, layout, data, model)
+
+
+def describe_trials(sweep: config.Sweep) -> str:
+    """How many trials, and how they are chosen."""
+    how = "a grid" if sweep.search.method == "grid" else f"chosen by Optuna ({sweep.search.sampler})"
+    return f"{number_of_trials(sweep)} trials, {how}"
+
+
+def number_of_trials(sweep: config.Sweep) -> int:
+    """As many as the budget allows and as there are different configurations."""
+    return min(n for n in (space.size(sweep.search), sweep.budget.trials) if n is not None)
+
+
+def masks(sweep: config.Sweep) -> list[str]:
+    """The freezing masks that trials may have."""
+    choices = sweep.search.space.get("freeze", [sweep.train.freeze])
+    assert isinstance(choices, list)
+    return [str(mask) for mask in choices]
+
+
+def _mask_lines(mask: str, model: Encoder) -> Iterator[str]:
+    found = freezing.matches(mask, model.parameters)
+    left = freezing.trainable(mask, model.parameters)
+    yield f"mask {mask}: trains {_count(model, left):,} of {_count(model, model.parameters):,} parameters"
+    for pattern, names in found.items():
+        sample = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
+        yield f"  {pattern} freezes {len(names)} tensors, {_count(model, names):,} parameters: {sample}"
+
+
+def _count(model: Encoder, names: Sequence[str] | Mapping[str, torch.Tensor]) -> int:
+    return sum(model.parameters[name].numel() for name in names)
+
+
+def _sources(sweep: config.Sweep) -> list[config.Source]:
+    return [sweep.train.data, *sweep.evaluate.selection.values(), *sweep.evaluate.confirmation.values()]
+
+
+def _sets(data: Data) -> Iterator[tuple[str, str, DataSet]]:
+    yield "train", "", data.train
+    for name, found in data.selection.items():
+        yield "selection", name, found
+    for name, found in data.confirmation.items():
+        yield "confirmation", name, found
+
+
+def _shown(choices: config.Range | list[config.Scalar]) -> str:
+    if isinstance(choices, list):
+        return ", ".join(str(choice) for choice in choices)
+    scale = ", on a log scale" if choices.log else ""
+    step = f", in steps of {choices.step:g}" if choices.step else ""
+    return f"{choices.low:g} to {choices.high:g}{scale}{step}"
+
+
+def _time(sweep: config.Sweep, layout: Plan, data: Data, model: Encoder) -> str:
+    """An estimate from a few steps and texts on this machine, with the space's largest batch and most steps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(layout.cpus)))
+    try:
+        settings = _heaviest(sweep)
+        per_query = _seconds_per_text(model, data.selection[sweep.search.objective].queries, "query")
+        per_passage = _seconds_per_text(model, data.train.passages, "passage")
+        per_step = _seconds_per_step(model, data, settings)
+    finally:
+        torch.set_num_threads(threads)
+    filling = sum(len(found.passages) for _, _, found in _sets(data)) * per_passage
+    queries = sum(len(found.queries) for found in data.selection.values())
+    a_trial = triplets.steps(settings, len(data.train)) * per_step + settings.evaluations * queries * per_query
+    whole = (
+        filling / max(1.0, layout.filling_cpus / layout.cpus) + a_trial * number_of_trials(sweep) / layout.concurrent
+    )
+    return (
+        f"time on this machine: about {_duration(a_trial)} a trial, {_duration(whole)} in all when nothing is cached "
+        f"and no trial is stopped early ({1000 * per_step:.0f} ms a step, {1 / per_query:.0f} queries a second)"
+    )
+
+
+def _heaviest(sweep: config.Sweep) -> config.Train:
+    values: dict[str, config.Scalar] = {}
+    for key, choices in sweep.search.space.items():
+        if isinstance(choices, list):
+            numbers = all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices)
+            values[key] = max(choices) if numbers else choices[0]
+        else:
+            whole = key in ("batch_size", "steps", "warmup_steps", "gradient_accumulation_steps")
+            values[key] = int(choices.high) if whole else choices.high
+    return config.trial_settings(sweep, values)
+
+
+def _seconds_per_text(model: Encoder, texts: Sequence[str], side: encoder.Side) -> float:
+    sample = list(texts[:: max(1, len(texts) // PROBE_TEXTS)])[:PROBE_TEXTS]
+    model.encode(sample[:8], side)  # the first call is slow
+    started = time.perf_counter()
+    model.encode(sample, side)
+    return (time.perf_counter() - started) / len(sample)
+
+
+def _seconds_per_step(model: Encoder, data: Data, settings: config.Train) -> float:
+    """Time of a step with random passages: what they are takes no time."""
+    passages = torch.nn.functional.normalize(torch.randn(len(data.train.passages), model.dimension), dim=-1)
+    prepared = trial.TrainingData.prepare(data.train, passages, model)
+    probe = dataclasses.replace(
+        settings, steps=2 * PROBE_STEPS, epochs=None, evaluations=2, mixed_precision="no", learning_rate=1e-9
+    )
+    from adiabatic_ray.evaluate.benchmark import Benchmark
+
+    *_, last = trial.run(model, prepared, probe, Benchmark([]).measure, seed=0)
+    if "time/seconds_per_step" not in last.metrics:
+        raise errors.ResourceError(f"a probe of a few training steps failed: {last.reason}")
+    return last.metrics["time/seconds_per_step"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,181 @@
+"""Constrained search: which configuration to try next, given how the earlier ones ended.
+
+``ConstrainedSearch`` asks and tells Optuna. How a trial's end is told decides what the sampler learns from it:
+
+- a trial that ran to its end is COMPLETE with its gain and its constraint;
+- one stopped early for harm is PRUNED, with the gain and the constraint measured when it was stopped;
+- one that failed (out of memory, divergence, a crash) is PRUNED with a large constraint: told as failed, it would be
+  invisible to the sampler, which would go on proposing the region where trials fail.
+
+The Gaussian-process sampler looks at COMPLETE trials only, so for it all are told so; a violated constraint keeps them
+from ever being the best. Constraints are told on an `asinh` scale, which keeps their sign and their order and tames the
+huge ones of hopeless trials.
+
+Everything random in a proposal depends on the seed and the trial's number, and otherwise on what was told. So a sweep
+that is resumed proposes what it would have proposed unbroken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from adiabatic_ray import config
+from adiabatic_ray.report.ledger import Record
+from adiabatic_ray.sweep import space
+from adiabatic_ray.sweep.space import Config
+
+CONSTRAINT = "no_degradation"
+FAILED_CONSTRAINT = 1000.0
+# Proposals that were made before are not made again: so often the sampler is asked anew, and then chance.
+SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Search(Protocol):
+    """What the sweep asks for configurations."""
+
+    def propose(self, number: int) -> Config | None:
+        """The configuration of trial `number` (1, 2, ...), or `None` when there is none left to try."""
+
+    def resume(self, record: Record) -> None:
+        """Take note of a trial from an earlier run of the sweep, ended or not."""
+
+    def tell(self, record: Record) -> None:
+        """Learn how a proposed trial ended."""
+
+
+def create(settings: config.Search, seed: int, trials: int | None) -> Search:
+    """The search that a sweep file names."""
+    if settings.method == "grid":
+        return GridSearch(settings)
+    assert trials is not None
+    return ConstrainedSearch(settings, seed, startup=max(1, min(10, trials // 3)))
+
+
+class GridSearch:
+    """Every combination of choices, in order."""
+
+    def __init__(self, settings: config.Search) -> None:
+        self.configs = space.grid(settings)
+
+    def propose(self, number: int) -> Config | None:
+        return self.configs[number - 1] if number <= len(self.configs) else None
+
+    def resume(self, record: Record) -> None:
+        pass
+
+    def tell(self, record: Record) -> None:
+        pass
+
+
+class ConstrainedSearch:
+    """Maximises the gain among configurations that harm no language."""
+
+    def __init__(self, settings: config.Search, seed: int, startup: int) -> None:
+        self.settings, self.seed, self.startup = settings, seed, startup
+        self.distributions = space.to_distributions(settings)
+        self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed))
+        self._size = space.size(settings)
+        self._known: set[str] = set()
+        self._open: dict[int, optuna.Trial] = {}
+
+    def propose(self, number: int) -> Config | None:
+        """A configuration that was not proposed before."""
+        for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
+            self.study.sampler = self._sampler(number, attempt)
+            trial = self.study.ask(self.distributions)
+            if _key(trial.params) not in self._known:
+                return self._opened(number, trial)
+            self.study.tell(trial, state=TrialState.FAIL)  # which no sampler looks at
+        untried = self._untried(number)
+        if untried is None:
+            return None
+        self.study.enqueue_trial(untried)
+        return self._opened(number, self.study.ask(self.distributions))
+
+    def resume(self, record: Record) -> None:
+        if record.state == "running":
+            self.study.enqueue_trial(dict(record.config))
+            self._opened(record.number, self.study.ask(self.distributions))
+            return
+        state, value, constraint = self._outcome(record)
+        self._known.add(_key(record.config))
+        self.study.add_trial(
+            optuna.create_trial(
+                params=dict(record.config),
+                distributions=self.distributions,
+                state=state,
+                value=value if state == TrialState.COMPLETE else None,
+                intermediate_values={} if state == TrialState.COMPLETE else {0: value},
+                constraints={CONSTRAINT: constraint},
+            )
+        )
+
+    def tell(self, record: Record) -> None:
+        trial = self._open.pop(record.number)
+        state, value, constraint = self._outcome(record)
+        trial.set_constraint(CONSTRAINT, constraint)
+        if state == TrialState.COMPLETE:
+            self.study.tell(trial, value)
+        else:
+            trial.report(value, step=0)
+            self.study.tell(trial, state=state)
+
+    def _opened(self, number: int, trial: optuna.Trial) -> Config:
+        self._open[number] = trial
+        self._known.add(_key(trial.params))
+        return dict(trial.params)
+
+    def _outcome(self, record: Record) -> tuple[TrialState, float, float]:
+        """State, value and constraint under which a trial's end is told."""
+        whole = record.state == "complete" or self.settings.sampler == "gp"
+        state = TrialState.COMPLETE if whole else TrialState.PRUNED
+        gain, constraint = record.gain, record.constraint
+        if record.failed or gain is None or constraint is None:
+            gain, constraint = 0.0, FAILED_CONSTRAINT
+        return state, gain, math.asinh(constraint)
+
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        seed = int(np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0])
+        if self.settings.sampler == "random" or attempt >= SAMPLER_ATTEMPTS:
+            return optuna.samplers.RandomSampler(seed=seed)
+        if self.settings.sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.startup)
+
+    def _untried(self, number: int) -> Config | None:
+        """A random configuration of a finite space that was not proposed before."""
+        if self._size is None or self._size <= len(self._known):
+            return None
+        choices = [_values(distribution) for distribution in self.distributions.values()]
+        left = (
+            c
+            for combination in itertools.product(*choices)
+            if _key(c := dict(zip(self.distributions, combination, strict=True))) not in self._known
+        )
+        return random.Random(f"{self.seed} {number}").choice(list(left))  # noqa: S311 - not cryptography
+
+
+def _key(params: Mapping[str, config.Scalar]) -> str:
+    return json.dumps(dict(params), sort_keys=True)
+
+
+def _values(distribution: optuna.distributions.BaseDistribution) -> Iterable[config.Scalar]:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return distribution.choices  # type: ignore[return-value]
+    if isinstance(distribution, optuna.distributions.IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    assert isinstance(distribution, optuna.distributions.FloatDistribution)
+    assert distribution.step is not None
+    count = round((distribution.high - distribution.low) / distribution.step) + 1
+    return [distribution.low + i * distribution.step for i in range(count)]

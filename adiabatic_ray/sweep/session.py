@@ -1,0 +1,90 @@
+"""Around a sweep: its folder is held by one process, signals end it cleanly, and Ray is there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import filelock
+import ray
+
+from adiabatic_ray import errors
+
+for _name in ("ray", "ray.tune", "ray.train"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Hold a sweep's folder. Raises SweepError where another process does."""
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise errors.SweepError(f"{folder} is in use by another process that runs this sweep.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM sets the event, which asks the sweep to end; the second ends it at once."""
+    interrupted = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        print("\nending; once more to end at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """A connection to the cluster that RAY_ADDRESS names or this machine runs, else to one started for the sweep."""
+    if ray.is_initialized():
+        yield
+        return
+    options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        ray.init(address="auto", **options)
+    except ConnectionError as error:
+        if "RAY_ADDRESS" in os.environ:
+            address = os.environ["RAY_ADDRESS"]
+            raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
+        ray.init(address="local", include_dashboard=False, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def get(reference: Any) -> Any:
+    """The result of a task, with our own errors as they were raised there."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, errors.AdiabaticRayError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise errors.SweepError(
+            "the process that embeds and exports died (killed, out of memory, or its node was lost); "
+            "run the same command to go on."
+        ) from error

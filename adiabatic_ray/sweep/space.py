@@ -1,0 +1,50 @@
+"""The search space as Optuna's distributions, or as a grid."""
+
+from __future__ import annotations
+
+import itertools
+import typing
+
+from optuna import distributions
+
+from adiabatic_ray import config
+
+Config = dict[str, config.Scalar]
+
+
+def to_distributions(search: config.Search) -> dict[str, distributions.BaseDistribution]:
+    """One distribution a hyper-parameter; a list of choices is categorical."""
+    return {key: _distribution(key, choices) for key, choices in search.space.items()}
+
+
+def _distribution(key: str, choices: config.Range | list[config.Scalar]) -> distributions.BaseDistribution:
+    if isinstance(choices, list):
+        return distributions.CategoricalDistribution(choices)
+    kinds = typing.get_type_hints(config.Train)[key]
+    if int in (kinds, *typing.get_args(kinds)):
+        step = int(choices.step or 1)
+        return distributions.IntDistribution(int(choices.low), int(choices.high), log=choices.log, step=step)
+    return distributions.FloatDistribution(choices.low, choices.high, log=choices.log, step=choices.step)
+
+
+def grid(search: config.Search) -> list[Config]:
+    """Every combination of the choices, the last hyper-parameter varying fastest."""
+    keys = list(search.space)
+    choices = [c for c in search.space.values() if isinstance(c, list)]
+    assert len(choices) == len(keys), "a grid has no ranges"
+    return [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*choices)]
+
+
+def size(search: config.Search) -> int | None:
+    """How many different configurations there are; `None` where they cannot be counted."""
+    count = 1
+    for distribution in to_distributions(search).values():
+        if isinstance(distribution, distributions.CategoricalDistribution):
+            count *= len(distribution.choices)
+        elif isinstance(distribution, distributions.IntDistribution):
+            count *= (distribution.high - distribution.low) // distribution.step + 1
+        elif isinstance(distribution, distributions.FloatDistribution) and distribution.step is not None:
+            count *= round((distribution.high - distribution.low) / distribution.step) + 1
+        else:
+            return None
+    return count

@@ -1,0 +1,122 @@
+"""Running the books' trials on Ray Tune."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from adiabatic_ray import config
+from adiabatic_ray.sweep.books import Books
+from adiabatic_ray.sweep.materials import Materials
+from adiabatic_ray.sweep.resources import Plan
+from adiabatic_ray.sweep.trainable import QueryTuning
+
+
+def run_trials(books: Books, sweep: config.Sweep, shared: Materials, layout: Plan) -> None:
+    """Run trials until the books say that it is over, or that the run is to end.
+
+    Actors are kept from trial to trial, since loading the encoder takes longer than many a trial. A trial whose process
+    is lost is started again, and goes on from its checkpoint.
+    """
+    trainable = tune.with_resources(
+        tune.with_parameters(QueryTuning, sweep=sweep, shared=shared, folder=str(books.ledger.folder)),
+        {"cpu": layout.cpus, "gpu": layout.gpus},
+    )
+    # Tune insists on a folder for its own state, which is of no use here: the ledger has all that a resume needs.
+    with tempfile.TemporaryDirectory(prefix="adiabatic-ray-") as scratch:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_Asking(books),
+                num_samples=-1,
+                max_concurrent_trials=layout.concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name=sweep.name,
+                stop=_Stopping(books),
+                callbacks=[_Telling(books)],
+                failure_config=tune.FailureConfig(max_failures=sweep.resources.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                verbose=0,
+                progress_reporter=_Silent(),
+            ),
+        ).fit()
+
+
+class _Asking(Searcher):  # type: ignore[misc]
+    """Hands the books' next trial to Tune."""
+
+    def __init__(self, books: Books) -> None:
+        super().__init__()
+        self.books = books
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # noqa: ARG002
+        following = self.books.next_trial()
+        if following is None:
+            return str(Searcher.FINISHED)
+        number, choice = following
+        return {"number": number, **choice}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """`_Telling` does this, which also learns of the reason."""
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
+
+
+class _Stopping(tune.Stopper):  # type: ignore[misc]
+    """Every report of every trial comes by here first: takes it to the books, and stops what they say."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        return self.books.reported(result["report"])
+
+    def stop_all(self) -> bool:
+        return self.books.to_end
+
+
+class _Telling(tune.Callback):  # type: ignore[misc]
+    """Takes the ends of trials to the books."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self.books.ended(trial.config["number"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self.books.ended(trial.config["number"], crash=_reason(trial.get_error()))
+
+
+class _Silent(tune.ProgressReporter):  # type: ignore[misc]
+    """Tune's own tables are not shown."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:  # noqa: ARG002
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
+        pass
+
+
+def _reason(error: BaseException | None) -> str:
+    """What ended a process, in a line."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"{type(error.cause).__name__}: {str(error.cause).splitlines()[0]}"
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died (killed, out of memory on its node, or its node was lost)"
+    return (str(error).strip().splitlines() or ["unknown"])[-1]

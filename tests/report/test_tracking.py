@@ -1,0 +1,229 @@
+"""MLflow, a real store: one parent a sweep, one child a trial, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from adiabatic_ray.report import tracking
+from adiabatic_ray.report.ledger import Ledger, Point, Record
+
+SETTINGS = {
+    "name": "s",
+    "seed": 3,
+    "train": {"data": {"path": "x"}, "learning_rate": 2e-8, "batch_size": 14, "steps": 8, "epochs": None},
+}
+
+
+def points(count: int) -> tuple[Point, ...]:
+    return tuple(
+        Point(4 * i, 100.0 + i, {"gain": float(i), "constraint": -0.5, "bad": math.nan}) for i in range(1, count + 1)
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger.create(tmp_path / "s", SETTINGS)
+    ledger.put(Record(0, {}, "complete", "", 90.0, 90.0, (Point(0, 90.0, {"gain": 0.0, "constraint": -1.0}),)))
+    ledger.put(Record(1, {"learning_rate": 1e-7, "freeze": "embeddings"}, "running", "", 100.0, None, points(1)))
+    return ledger
+
+
+def mirror(ledger: Ledger, uri: str | None = None) -> tracking.Mirror:
+    datasets = [{"name": "xnli", "context": "selection", "digest": "abc", "path": "org/xnli", "profile": '{"rows": 3}'}]
+    return tracking.Mirror(ledger, uri or tracking.default_uri(ledger.folder.parent), "tests", datasets)
+
+
+def runs(ledger: Ledger, uri: str | None = None) -> dict[str, Any]:
+    """All runs of the experiment by trial number; the parent under `parent`."""
+    client = mlflow.MlflowClient(uri or tracking.default_uri(ledger.folder.parent))
+    experiment = client.get_experiment_by_name("tests")
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    by_number = {run.data.tags.get("sweep.trial", "parent"): run for run in found}
+    assert len(by_number) == len(found), "two runs for one trial"
+    return by_number
+
+
+def history(ledger: Ledger, number: int, metric: str = "gain") -> list[tuple[int, float]]:
+    client = mlflow.MlflowClient(tracking.default_uri(ledger.folder.parent))
+    found = client.get_metric_history(runs(ledger)[str(number)].info.run_id, metric)
+    return [(m.step, m.value) for m in found]
+
+
+def test_a_sweep_is_a_parent_and_a_trial_a_child(ledger: Ledger) -> None:
+    mirror(ledger).sync()
+    found = runs(ledger)
+    assert set(found) == {"parent", "0", "1"}
+    parent, untouched, trial = found["parent"], found["0"], found["1"]
+    assert parent.data.params["seed"] == "3"
+    assert parent.data.params["train.batch_size"] == "14"
+    assert parent.data.tags["version.ray"] == __import__("ray").__version__
+    assert parent.inputs.dataset_inputs[0].dataset.name == "xnli"
+    for child in (untouched, trial):
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert trial.data.params == {
+        "learning_rate": "1e-07",
+        "freeze": "embeddings",
+        "batch_size": "14",
+        "steps": "8",
+    }
+    assert (untouched.info.status, trial.info.status) == ("FINISHED", "RUNNING")
+    assert trial.data.metrics == {"gain": 1.0, "constraint": -0.5}  # what is not finite is left out
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("complete", "FINISHED"), ("stopped", "KILLED"), ("diverged", "FAILED"), ("crashed", "FAILED")],
+)
+def test_every_end_has_its_status(ledger: Ledger, state: Any, status: str) -> None:
+    ours = mirror(ledger)
+    ours.sync()
+    ledger.put(dataclasses.replace(ledger.records[1], state=state, reason="why", finished=120.0, points=points(2)))
+    ours.sync()
+    run = runs(ledger)["1"]
+    assert (run.info.status, run.info.end_time) == (status, 120_000)
+    assert run.data.tags["sweep.reason"] == "why"
+    assert history(ledger, 1) == [(4, 1.0), (8, 2.0)]
+
+
+def test_syncing_again_adds_nothing(ledger: Ledger) -> None:
+    ours = mirror(ledger)
+    for _ in range(3):
+        ours.sync()
+    mirror(ledger).sync()  # another process
+    assert set(runs(ledger)) == {"parent", "0", "1"}
+    assert history(ledger, 1) == [(4, 1.0)]
+
+
+def test_an_ended_run_of_the_sweep_leaves_nothing_running_and_a_resume_reopens(ledger: Ledger) -> None:
+    first = mirror(ledger)
+    first.sync(ending=True)
+    first.close("KILLED")
+    assert {key: run.info.status for key, run in runs(ledger).items()} == {
+        "parent": "KILLED",
+        "0": "FINISHED",
+        "1": "KILLED",
+    }
+    second = mirror(ledger)
+    second.sync()
+    assert runs(ledger)["parent"].info.status == runs(ledger)["1"].info.status == "RUNNING"
+    ledger.put(dataclasses.replace(ledger.records[1], points=points(3), state="complete", finished=130.0))
+    second.sync(ending=True)
+    second.close("FINISHED")
+    assert {run.info.status for run in runs(ledger).values()} == {"FINISHED"}
+    assert history(ledger, 1) == [(4, 1.0), (8, 2.0), (12, 3.0)]
+
+
+def test_the_parent_follows_the_best_feasible_gain(ledger: Ledger) -> None:
+    ours = mirror(ledger)
+    for number, gain, constraint in ((2, 3.0, -0.1), (3, 9.0, 0.2), (4, 5.0, -0.2)):
+        metrics = {"gain": gain, "constraint": constraint}
+        ended = 100.0 + number
+        ledger.put(Record(number, {}, "complete", "", 100.0, ended, (Point(8, ended, metrics),)))
+        ours.sync()
+    client = mlflow.MlflowClient(tracking.default_uri(ledger.folder.parent))
+    found = client.get_metric_history(runs(ledger)["parent"].info.run_id, "best_feasible_gain")
+    assert [(m.step, m.value) for m in found] == [(2, 3.0), (3, 3.0), (4, 5.0)]
+
+
+def test_artifacts_and_model(ledger: Ledger, pocket: Path, tmp_path: Path) -> None:
+    ours = mirror(ledger)
+    ours.sync()
+    page = tmp_path / "leaderboard.html"
+    page.write_text("<p>")
+    ours.log_artifacts([page])
+    uri = ours.log_model(pocket / "encoder")
+    client = mlflow.MlflowClient(tracking.default_uri(ledger.folder.parent))
+    parent = runs(ledger)["parent"].info.run_id
+    assert {"leaderboard.html", "sweep.json"} <= {artifact.path for artifact in client.list_artifacts(parent)}
+    loaded = mlflow.sentence_transformers.load_model(uri)
+    assert loaded.encode("who reads a book?").shape == (96,)
+
+
+# ---- an MLflow that is not there ----
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_a_dead_server_costs_nothing_and_is_told(ledger: Ledger) -> None:
+    tracker = tracking.Tracker(mirror(ledger, f"http://127.0.0.1:{free_port()}"))
+    started = time.monotonic()
+    tracker.notify()
+    assert time.monotonic() - started < 0.1
+    assert "Connection refused" in tracker.finish(lambda: tracker.mirror.sync(ending=True))
+    assert tracker.mirror.ledger.records[1].points == points(1)
+    later = mirror(ledger)  # the next run of the sweep, whose MLflow is there
+    later.sync()
+    assert history(ledger, 1) == [(4, 1.0)]
+
+
+@contextlib.contextmanager
+def server(folder: Path, port: int) -> Iterator[str]:
+    """A real MLflow server in a process group of its own."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health") as answer:  # noqa: S310
+                if answer.status == 200:
+                    break
+            time.sleep(0.25)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_what_happened_while_the_server_was_down_arrives_later(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "SECONDS_AFTER_FAILURE", 0.5)
+    port = free_port()
+    with server(tmp_path, port) as uri:
+        tracker = tracking.Tracker(mirror(ledger, uri))
+        while "1" not in (runs(ledger, uri) if tracker.mirror._parent else {}):
+            time.sleep(0.2)
+    ledger.put(dataclasses.replace(ledger.records[1], points=points(2)))
+    tracker.notify()
+    while not tracker.trouble:
+        time.sleep(0.2)
+    ledger.put(dataclasses.replace(ledger.records[1], points=points(3), state="complete", finished=130.0))
+    ledger.put(Record(2, {}, "crashed", "lost", 100.0, 110.0))
+    with server(tmp_path, port) as uri:
+        assert tracker.finish(lambda: tracker.mirror.sync(ending=True)) == ""
+        found = runs(ledger, uri)
+        assert {key: run.info.status for key, run in found.items()} == {
+            "parent": "RUNNING",
+            "0": "FINISHED",
+            "1": "FINISHED",
+            "2": "FAILED",
+        }
+        client = mlflow.MlflowClient(uri)
+        steps = [m.step for m in client.get_metric_history(found["1"].info.run_id, "gain")]
+        assert steps == [4, 8, 12]
