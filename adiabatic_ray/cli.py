@@ -78,10 +78,9 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _validate(options: argparse.Namespace) -> None:
     console, sweep = _console(), _load(options.file)
-    from adiabatic_ray.sweep import preview, resources
+    from adiabatic_ray.sweep import preview
 
-    layout = resources.plan(sweep.resources, resources.reachable())
-    for line in preview.lines(sweep, layout):
+    for line in preview.lines(sweep):
         console.say(line)
     console.say(f"{options.file} is valid")
 

@@ -42,6 +42,12 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
     return _triplets(name, source, rows, seed)
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether a source's path names a data set on the hub: it has the form `owner/name`, and no such file exists."""
+    looks_local = path.startswith((".", "/")) or Path(path).suffix in _FORMATS
+    return path.count("/") == 1 and not looks_local and not Path(path).exists()
+
+
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -55,13 +61,10 @@ def _read(name: str, source: config.Source) -> datasets.Dataset:
             )
         options = _csv_options(name, path) if kind == "csv" else {}
         return _load_dataset(name, source, kind, data_files=str(path), **options)
-    if not path.is_dir():
-        if path.is_absolute() or path.suffix in _FORMATS or source.path.startswith("."):
-            raise errors.DataError(f"{name}: {path} does not exist.")
-        if source.path.count("/") != 1:
-            raise errors.DataError(
-                f"{name}: {source.path!r} is neither an existing file or folder nor a hub id of the form `owner/name`."
-            )
+    if not path.is_dir() and not is_hub_id(source.path):
+        raise errors.DataError(
+            f"{name}: {source.path} does not exist, and is no hub id, which would have the form `owner/name`."
+        )
     return _load_dataset(name, source, source.path, name=source.name, revision=source.revision)
 
 

@@ -25,7 +25,7 @@ Weights = Mapping[str, Tensor]
 Encode = Callable[[Sequence[str]], Tensor]  # query texts to unit-length embeddings [n, d]
 
 # A batch holds up to this many tokens, padding included: many short texts or a few long ones.
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}
 
 
 class HubUnreachable(errors.ModelError):
@@ -121,7 +121,8 @@ class Encoder:
         """
         ids = self.tokenize(texts, side)
         embeddings = torch.empty(len(texts), self.dimension)
-        for rows in _batches([len(row) for row in ids]):
+        budget = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"])
+        for rows in _batches([len(row) for row in ids], budget):
             embeddings[rows] = self.embed(self.collate([ids[i] for i in rows]), weights).cpu()
         return embeddings
 
@@ -248,12 +249,12 @@ def _short(full: str) -> str:
     return full
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, the longest first, each at most `TOKENS_PER_BATCH` when padded."""
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, the longest first, each of at most `budget` tokens when padded."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
     while start < len(order):
-        size = max(1, TOKENS_PER_BATCH // lengths[order[start]])
+        size = max(1, budget // lengths[order[start]])
         yield order[start : start + size]
         start += size
 

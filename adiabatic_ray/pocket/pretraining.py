@@ -32,7 +32,7 @@ def train(folder: Path) -> Iterator[tuple[int, int]]:
     """Write a trained encoder to `folder`, yielding (step, steps)."""
     tokenizer_file = folder / "tokenizer.json"
     folder.mkdir(parents=True, exist_ok=True)
-    _tokenizer().save(str(tokenizer_file))
+    tokenizer().save(str(tokenizer_file))
     encoder.initialise(folder, tokenizer_file, seed=0, **SHAPE)
     model = encoder.load(config.Model(name=str(folder)))
     model.module.requires_grad_(True)  # and no dropout: there is little time, and fresh data at every step
@@ -63,7 +63,7 @@ def _loss(model: encoder.Encoder, rng: random.Random) -> torch.Tensor:
     return (cross_entropy(scores, target) + cross_entropy(scores.T, target)) / 2
 
 
-def _tokenizer() -> tokenizers.Tokenizer:
+def tokenizer() -> tokenizers.Tokenizer:
     """A WordPiece vocabulary over all that the pocket world says."""
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

@@ -9,42 +9,56 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from adiabatic_ray.report.ledger import UNTOUCHED, Record
 
 FEASIBLE, INFEASIBLE = "#0072B2", "#D55E00"  # Okabe and Ito 2008
+MARKERS = "os^Dv<>PX*"
+TICKS = (-1000, -300, -100, -30, -10, -5, 0, 5, 10, 30, 100, 300)
 SIGNIFICANT = 0.05
 
 
 def gain_and_worst_language(records: Sequence[Record], objective: str) -> Figure:
-    """Gain and the worst language's improvement against the learning rate, coloured by feasibility.
+    """Gain and the worst language's improvement against the learning rate.
 
-    Markers are filled where the gain passes the two-tailed test, and open where it does not.
+    The colour tells feasibility, the marker the freezing mask; markers are filled where the gain passes the two-tailed
+    test, and open where it does not.
     """
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(9, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     shown = [r for r in records if r.number != UNTOUCHED and r.gain is not None and "learning_rate" in r.config]
-    for feasible, colour, marker in ((True, FEASIBLE, "o"), (False, INFEASIBLE, "s")):
-        chosen = [record for record in shown if record.feasible == feasible]
-        rates = [float(record.config["learning_rate"]) for record in chosen]
-        filled = [colour if record.metrics["p_value"] < SIGNIFICANT else "none" for record in chosen]
-        label = "feasible" if feasible else "infeasible"
-        for axes, values in (
-            (upper, [record.gain for record in chosen]),
-            (lower, [record.metrics["worst_language"] for record in chosen]),
-        ):
-            axes.scatter(rates, values, c=filled, edgecolors=colour, marker=marker, label=label)
+    masks = list(dict.fromkeys(str(record.config.get("freeze", "")) for record in shown))
+    for record in shown:
+        colour = FEASIBLE if record.feasible else INFEASIBLE
+        marker = MARKERS[masks.index(str(record.config.get("freeze", ""))) % len(MARKERS)]
+        face = colour if record.metrics["p_value"] < SIGNIFICANT else "none"
+        for axes, value in ((upper, record.gain), (lower, record.metrics["worst_language"])):
+            rate = float(record.config["learning_rate"])
+            axes.plot(rate, value, marker=marker, color=colour, markerfacecolor=face, linestyle="none")
     upper.set_ylabel(f"gain on {objective} (%)")
     lower.set_ylabel("improvement of the worst language (%)")
     lower.set_xlabel("learning rate")
     for axes in (upper, lower):
-        axes.axhline(0, color="0.6", linewidth=0.8)
-        # Hopeless trials would squeeze the interesting ones into a line.
-        axes.set_yscale("symlog", linthresh=10)
+        axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        axes.set_yscale("symlog", linthresh=10)  # hopeless trials would squeeze the interesting ones into a line
+        axes.set_yticks([tick for tick in TICKS if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
+        axes.margins(0.06)
     lower.set_xscale("log")
-    upper.legend()
-    upper.set_title("open markers: gain not significant")
+    legend = [
+        Line2D([], [], color=FEASIBLE, marker="o", linestyle="none", label="feasible"),
+        Line2D([], [], color=INFEASIBLE, marker="o", linestyle="none", label="infeasible"),
+        Line2D([], [], color="0.3", marker="o", markerfacecolor="none", linestyle="none", label="gain not significant"),
+    ]
+    if len(masks) > 1:
+        legend += [
+            Line2D([], [], color="0.3", marker=MARKERS[i % len(MARKERS)], linestyle="none", label=f"frozen: {mask}")
+            for i, mask in enumerate(masks)
+        ]
+    figure.legend(handles=legend, loc="outside upper center", ncols=3)
     return figure
 
 

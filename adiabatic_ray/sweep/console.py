@@ -128,6 +128,11 @@ class Console:
             table.add_row(name, "PND %", f"{found.metrics[key]:.2f}", *before)
         self._rich.print(table)
 
+    def untouched(self, record: Record) -> None:
+        """What the others are measured against."""
+        found = ", ".join(f"{key.removeprefix('pnd/')} {v:.1f}%" for key, v in record.metrics.items() if "pnd/" in key)
+        self.say(f"trial   0  untouched encoder, discordant triplets: {found}")
+
     def trial_ended(self, record: Record) -> None:
         seconds = (record.finished or record.started) - record.started
         what = {"complete": "", "stopped": "stopped, ", "out_of_memory": "out of memory, "}

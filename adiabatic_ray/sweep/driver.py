@@ -109,6 +109,7 @@ def _fill(
         points = (Point(0, now, selection),)
         ledger.put(Record(UNTOUCHED, {}, "complete", "", now, now, points, "", confirmation))
     console.clear()
+    console.untouched(ledger.records[UNTOUCHED])
     return shared  # type: ignore[no-any-return]
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data import triplets
+from adiabatic_ray.data import sources, triplets
 from adiabatic_ray.data.sets import DataSet
+from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, freezing
 from adiabatic_ray.model.encoder import Encoder
-from adiabatic_ray.sweep import materials, space
+from adiabatic_ray.sweep import materials, resources, space
 from adiabatic_ray.sweep.materials import Data
 from adiabatic_ray.sweep.resources import Plan
 from adiabatic_ray.train import trial
@@ -23,13 +24,22 @@ PROBE_STEPS = 5
 PROBE_TEXTS = 64
 
 
-def lines(sweep: config.Sweep, layout: Plan) -> Iterator[str]:
+def lines(sweep: config.Sweep) -> Iterator[str]:
     """The plan, line by line.
 
     Raises:
-        AdiabaticRayError: the model, a mask or a local data set would make the sweep fail.
+        AdiabaticRayError: the model, a mask, a local data set, or the cluster that RAY_ADDRESS names, would make the
+            sweep fail.
     """
-    yield f"sweep {sweep.name}: {describe_trials(sweep)}, {layout}"
+    yield f"sweep {sweep.name}: {describe_trials(sweep)}"
+    layout = None
+    try:
+        layout = resources.plan(sweep.resources, resources.reachable())
+        yield f"resources: {layout}"
+    except errors.ResourceError as error:
+        if "RAY_ADDRESS" in os.environ:
+            raise
+        yield f"resources: not on this machine, {error} Set RAY_ADDRESS to check against a cluster."
     for key, choices in sweep.search.space.items():
         yield f"  {key}: {_shown(choices)}"
     model = None
@@ -45,7 +55,7 @@ def lines(sweep: config.Sweep, layout: Plan) -> Iterator[str]:
         )
         for mask in masks(sweep):
             yield from _mask_lines(mask, model)
-    remote = [source.path for source in _sources(sweep) if not Path(source.path).exists() and "/" in source.path]
+    remote = [source.path for source in _sources(sweep) if sources.is_hub_id(source.path)]
     if remote:
         yield f"data on the hub, read when the sweep starts: {', '.join(dict.fromkeys(remote))}"
         return
@@ -57,7 +67,7 @@ def lines(sweep: config.Sweep, layout: Plan) -> Iterator[str]:
             f"{label}: {len(found):,} {type(found).__name__.lower()}, {len(found.queries):,} query texts and "
             f"{len(found.passages):,} passage texts{dropped}"
         )
-    if model is not None:
+    if model is not None and layout is not None:
         yield _time(sweep, layout, data, model)
 
 
@@ -162,8 +172,6 @@ def _seconds_per_step(model: Encoder, data: Data, settings: config.Train) -> flo
     probe = dataclasses.replace(
         settings, steps=2 * PROBE_STEPS, epochs=None, evaluations=2, mixed_precision="no", learning_rate=1e-9
     )
-    from adiabatic_ray.evaluate.benchmark import Benchmark
-
     *_, last = trial.run(model, prepared, probe, Benchmark([]).measure, seed=0)
     if "time/seconds_per_step" not in last.metrics:
         raise errors.ResourceError(f"a probe of a few training steps failed: {last.reason}")

@@ -57,18 +57,16 @@ def interruptible() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """A connection to the cluster that RAY_ADDRESS names or this machine runs, else to one started for the sweep."""
+    """A connection to the cluster that RAY_ADDRESS names, else to one on this machine that ends with the sweep."""
     if ray.is_initialized():
         yield
         return
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address="auto", **options)
+        ray.init(**options) if address else ray.init(address="local", include_dashboard=False, **options)
     except ConnectionError as error:
-        if "RAY_ADDRESS" in os.environ:
-            address = os.environ["RAY_ADDRESS"]
-            raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
-        ray.init(address="local", include_dashboard=False, **options)
+        raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
     try:
         yield
     finally:

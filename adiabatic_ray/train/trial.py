@@ -80,8 +80,9 @@ def run(
         MaskError: `settings.freeze` does not fit the encoder.
     """
     total = triplets.steps(settings, len(data.triplets))
-    trainer = _Trainer(encoder, data, settings, seed)
+    trainer: _Trainer | None = None
     try:
+        trainer = _Trainer(encoder, data, settings, seed)
         if resume is not None:
             trainer.restore(resume)
         for point in _evaluation_points(total, settings.evaluations):
@@ -111,9 +112,10 @@ def run(
         if not _out_of_memory(error):
             raise
         reason = f"out of memory at batch size {settings.batch_size}: {str(error).splitlines()[0]}"
-        yield Progress(trainer.step, total, "out_of_memory", reason=reason)
+        yield Progress(trainer.step if trainer else 0, total, "out_of_memory", reason=reason)
     finally:
-        trainer.close()
+        if trainer is not None:
+            trainer.close()
 
 
 def default_device() -> torch.device:

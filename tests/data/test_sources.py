@@ -146,8 +146,10 @@ def test_unusable_files(tmp_path: Path, name: str, content: bytes, message: str)
 def test_paths_that_are_nowhere(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match=r"none.csv does not exist"):
         load(tmp_path / "none.csv")
-    with pytest.raises(errors.DataError, match=r"neither an existing file or folder nor a hub id of the form"):
+    with pytest.raises(errors.DataError, match=r"justaname does not exist, and is no hub id, which would have the"):
         load("justaname")
+    assert sources.is_hub_id("facebook/xnli")
+    assert not any(map(sources.is_hub_id, ["./xnli", "data/x.csv", "/data/xnli", "a/b/c", str(tmp_path)]))
 
 
 # ---- XNLI ----

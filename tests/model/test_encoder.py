@@ -110,10 +110,10 @@ def test_fingerprint_follows_what_embeddings_depend_on(pocket: Path, encoder: An
 
 def test_batches_hold_each_row_once_within_the_token_budget() -> None:
     lengths = [3, 500, 7, 7, 128, 1] * 50
-    batches = list(encoders._batches(lengths))
+    batches = list(encoders._batches(lengths, 1000))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= encoders.TOKENS_PER_BATCH
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 1000
 
 
 def test_models_that_cannot_be_loaded(tmp_path: Path, pocket: Path) -> None:

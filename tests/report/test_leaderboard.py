@@ -47,20 +47,25 @@ def test_files(tmp_path: Path) -> None:
     assert not page.tags & {"script", "b"}
 
 
-def points(axes: Any) -> dict[str, list[list[float]]]:
-    return {collection.get_label(): collection.get_offsets().tolist() for collection in axes.collections}
-
-
 def test_gain_and_worst_language(tmp_path: Path) -> None:
     figure = figures.gain_and_worst_language(RECORDS, "msmarco")
     upper, lower = figure.axes
-    assert points(upper) == {"feasible": [[1e-7, 0.5], [1e-6, 4.0]], "infeasible": [[1e-4, 20.0]]}
-    assert points(lower)["infeasible"] == [[1e-4, -10.0]]
-    filled = [opacity > 0 for *_, opacity in upper.collections[0].get_facecolors()]
-    assert filled == [False, True]  # the first one's gain is not significant
+    markers = [[line for line in axes.lines if line.get_marker() != "None"] for axes in (upper, lower)]
+    drawn = [
+        [(float(line.get_xdata()[0]), float(line.get_ydata()[0]), line.get_color()) for line in lines]
+        for lines in markers
+    ]
+    assert drawn[0] == [(1e-7, 0.5, figures.FEASIBLE), (1e-6, 4.0, figures.FEASIBLE), (1e-4, 20.0, figures.INFEASIBLE)]
+    assert [worst for _, worst, _ in drawn[1]] == [-0.25, -2.0, -10.0]
+    faces = [line.get_markerfacecolor() for line in markers[0]]
+    assert faces == ["none", figures.FEASIBLE, figures.INFEASIBLE]  # the first one's gain is not significant
     assert upper.get_ylabel() == "gain on msmarco (%)"
     assert lower.get_xlabel() == "learning rate"
     assert lower.get_xscale() == "log"
+    for axes, values in ((upper, (0.5, 20.0)), (lower, (-10.0, -0.25))):
+        low, high = axes.get_ylim()
+        assert low < min(values)
+        assert max(values) < high
     assert figures.save(figure, tmp_path / "f.png").stat().st_size > 10_000
 
 

@@ -1,0 +1,185 @@
+"""Signals, kills and lost processes: nothing that was finished is lost, and the sweep goes on as if unbroken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+
+from adiabatic_ray import config, errors, sweep_file
+from adiabatic_ray.report import tracking
+from adiabatic_ray.report.ledger import Ledger, Record
+from adiabatic_ray.sweep import driver, session
+from adiabatic_ray.sweep.console import Console
+
+LONG_TRIALS = {
+    "train.steps": 150,
+    "train.evaluations": 3,
+    "budget.trials": 3,
+    "budget.stop_harmful": False,
+    "search.space.learning_rate": {"low": 1e-7, "high": 1e-4, "log": True},
+    "evaluate.confirmation": None,
+}
+
+
+def start(path: Path) -> subprocess.Popen[str]:
+    """A sweep as a user starts it, in a process with a Ray of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "adiabatic_ray", "sweep", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"RAY_ADDRESS": ""} if "RAY_ADDRESS" in os.environ else None,
+    )
+
+
+def records(sweep: config.Sweep) -> dict[int, Record]:
+    folder = Path(sweep.storage) / sweep.name
+    return Ledger(folder).records if (folder / "sweep.json").exists() else {}
+
+
+def wait_for(sweep: config.Sweep, number: int, points: int) -> None:
+    """Until a trial that runs has been evaluated so often."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        record = records(sweep).get(number)
+        if record is not None and len(record.points) >= points:
+            assert record.state == "running", "the trial was over too soon for this test"
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"trial {number} never had {points} points: {records(sweep)}")
+
+
+def outcome(sweep: config.Sweep) -> dict[int, Any]:
+    return {n: (dict(r.config), r.state, r.gain, r.constraint) for n, r in records(sweep).items()}
+
+
+def statuses(sweep: config.Sweep) -> list[str]:
+    client = mlflow.MlflowClient(tracking.default_uri(Path(sweep.storage)))
+    experiment = client.get_experiment_by_name(sweep.mlflow.experiment)
+    return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
+
+
+@pytest.fixture
+def unbroken(write_sweep: Callable[..., Path], ray_cluster: None) -> dict[int, Any]:  # noqa: ARG001
+    """What the sweep comes to when nothing happens to it."""
+    path = write_sweep(LONG_TRIALS)
+    renamed = path.with_name("unbroken.yaml")
+    renamed.write_text(path.read_text().replace('"name": "small"', '"name": "unbroken"'))
+    sweep = sweep_file.load(renamed)
+    driver.run(sweep, Console())
+    return outcome(sweep)
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_status"),
+    [
+        pytest.param(signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
+    write_sweep: Callable[..., Path], unbroken: dict[int, Any], number: signal.Signals, exit_status: int
+) -> None:
+    path = write_sweep(LONG_TRIALS)
+    sweep = sweep_file.load(path)
+    first = start(path)
+    wait_for(sweep, number=2, points=1)
+    first.send_signal(number)
+    printed, _ = first.communicate(timeout=90)
+    assert first.returncode == exit_status, printed
+    assert "Traceback" not in printed
+    cut_off = records(sweep)
+    assert [r.state for _, r in sorted(cut_off.items())] == ["complete", "complete", "running"]
+    if number != signal.SIGKILL:
+        assert "stopped; run the same command to go on" in printed
+        assert "RUNNING" not in statuses(sweep)
+
+    second = start(path)
+    printed, _ = second.communicate(timeout=180)
+    assert second.returncode == 0, printed
+    assert "going on after 1 finished trials" in printed
+    assert outcome(sweep) == unbroken
+    assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
+    assert statuses(sweep) == ["FINISHED"] * 5
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
+    write_sweep: Callable[..., Path], unbroken: dict[int, Any]
+) -> None:
+    sweep = sweep_file.load(write_sweep(LONG_TRIALS))
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(sweep, number=2, points=1)
+        for process in psutil.process_iter(["cmdline"]):
+            if "QueryTuning" in " ".join(process.info["cmdline"] or []):
+                killed.append(process.pid)
+                process.send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    driver.run(sweep, Console())
+    killer.join()
+    assert len(killed) == 1
+    assert outcome(sweep) == unbroken
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_each_time_is_a_crashed_trial(write_sweep: Callable[..., Path], ray_cluster: None) -> None:  # noqa: ARG001
+    sweep = sweep_file.load(write_sweep(LONG_TRIALS | {"resources.retries": 0, "budget.trials": 2}))
+    stop = threading.Event()
+
+    def kill() -> None:
+        wait_for(sweep, number=1, points=1)
+        for process in psutil.process_iter(["cmdline"]):
+            if "QueryTuning" in " ".join(process.info["cmdline"] or []):
+                process.send_signal(signal.SIGKILL)
+        stop.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    driver.run(sweep, Console())
+    killer.join()
+    found = records(sweep)
+    assert found[1].state == "crashed"
+    assert "its process died" in found[1].reason
+    assert found[2].state == "complete"
+    assert statuses(sweep) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
+
+
+def test_two_processes_do_not_run_one_sweep(load_sweep: Callable[..., config.Sweep]) -> None:
+    sweep = load_sweep()
+    folder = Path(sweep.storage) / sweep.name
+    folder.mkdir(parents=True)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import filelock, time; filelock.FileLock({str(folder / '.lock')!r}).acquire(); "
+            "print('held', flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with (
+            pytest.raises(errors.SweepError, match=r"is in use by another process that runs this sweep"),
+            session.sole_owner(folder),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()

@@ -1,0 +1,148 @@
+"""The command line as its user meets it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from adiabatic_ray import __version__, cli
+
+Write = Callable[..., Path]
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_names_every_command_and_imports_none_of_them() -> None:
+    done = subprocess.run([sys.executable, "-m", "adiabatic_ray", "--help"], capture_output=True, text=True, check=True)
+    for command in ("sweep", "validate", "embed", "train", "evaluate"):
+        assert re.search(rf"^    {command} ", done.stdout, re.M)
+    program = "import sys, adiabatic_ray.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "argparse" in loaded
+    assert not {"torch", "ray", "numpy", "rich", "ruamel", "mlflow"} & set(loaded)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"adiabatic-ray {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [[], ["swep"], ["sweep"], ["evaluate", "--model", "x"], ["sweep", "a", "b"]])
+def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: ")
+
+
+def test_a_users_mistake_is_a_message_and_no_stack(write_sweep: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_sweep({"train.margn": 0.1})
+    assert cli.main(["validate", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {path}: `train.margn` is not a key of `train` (did you mean `margin`?)")
+    assert "Traceback" not in err
+
+
+def test_validate_prints_the_plan_and_starts_nothing(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = write_sweep({"search.space.freeze": ["none", "embeddings+layer.*.output.dense.weight"]})
+    assert cli.main(["validate", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "sweep small: 4 trials, chosen by Optuna (tpe)" in out
+    assert "resources: 1 at a time, each on 1 CPU" in out
+    assert "learning_rate: 1e-06 to 0.01, on a log scale" in out
+    assert (
+        "layer.*.output.dense.weight freezes 3 tensors, 110,592 parameters: encoder.layer.0.output.dense.weight" in out
+    )
+    assert "mask none: trains 630,048 of 630,048 parameters" in out
+    assert "selection xnli: 20 xnli, 140 query texts" in out
+    assert re.search(r"time on this machine: about \d+ s a trial, \d+ s in all", out)
+    assert f"{path} is valid" in out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"search.space.freeze": ["layer.7"]},
+            r"error: freeze: the pattern `layer.7` of 'layer.7' matches no parameter",
+        ),
+        ({"model.name": "/nowhere"}, r"error: model.name: /nowhere is not a folder"),
+        ({"train.data.path": "/nowhere.jsonl"}, r"error: train: /nowhere.jsonl does not exist"),
+        ({"search.objective": "xnli"}, r"error: search.objective: `xnli` must be a set of triplets, but it is XNLI"),
+    ],
+)
+def test_validate_finds_what_would_fail(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str], change: dict[str, object], message: str
+) -> None:
+    assert cli.main(["validate", str(write_sweep(change))]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_validate_accepts_a_sweep_for_the_hub_and_a_gpu_from_afar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cli.main(["validate", str(ROOT / "sweeps" / "e5_msmarco.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "sweep e5_msmarco: 100 trials, chosen by Optuna (tpe)" in out
+    assert "model intfloat/multilingual-e5-small: on the hub, which cannot be reached from here" in out
+    assert "data on the hub, read when the sweep starts: sentence-transformers/msmarco-bm25, facebook/xnli" in out
+
+
+def test_embed_fills_the_cache_once(write_sweep: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_sweep({"evaluate.confirmation": None})
+    assert cli.main(["embed", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "embedded 400 passages of train" in out
+    tables = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs" / "cache").glob("*/embeddings.npy")}
+    assert len(tables) == 5
+    assert cli.main(["embed", str(path)]) == 0
+    assert "embedded" not in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in tables} == tables
+
+
+def test_train_then_evaluate_against_the_base(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path, pocket: Path
+) -> None:
+    path = write_sweep({"train.learning_rate": 1e-3, "train.steps": 30})
+    assert cli.main(["train", str(path), "--out", str(tmp_path / "tuned")]) == 0
+    last = capsys.readouterr().out.splitlines()[-2]
+    gain = float(re.search(r"step 30/30: loss .*, gain ([-+.\d]+)%", last)[1])  # type: ignore[index]
+    assert gain != 0
+    arguments = ["evaluate", "--model", str(tmp_path / "tuned"), "--out", str(tmp_path / "e")]
+    arguments += ["--data", f"{path}:selection", "--against", str(pocket / "encoder")]
+    assert cli.main(arguments) == 0
+    table = pd.read_csv(tmp_path / "e" / "discordance.csv")
+    questions = table[table["dataset"] == "questions"].iloc[0]
+    assert questions["improvement"] == pytest.approx(gain, abs=0.01)  # the same numbers as in training
+    assert len(table) == 1 + 2 * 7 * 7
+    assert "improvement %" in capsys.readouterr().out
+
+
+def test_evaluate_one_encoder_on_a_file(tmp_path: Path, pocket: Path) -> None:
+    data = pocket / "titles" / "selection.jsonl"
+    arguments = ["evaluate", "--model", str(pocket / "encoder"), "--data", str(data), "--out", str(tmp_path / "e")]
+    assert cli.main(arguments) == 0
+    table = pd.read_csv(tmp_path / "e" / "discordance.csv")
+    assert list(table.columns) == [
+        "dataset", "comparison", "query_language", "text_language", "num_triplets", "num_discordant", "pnd",
+    ]  # fmt: skip
+    assert table.loc[0, "num_triplets"] == 1000
+    assert table.loc[0, "pnd"] == pytest.approx(table.loc[0, "num_discordant"] / 10)
+
+
+def test_evaluate_says_which_sections_there_are(write_sweep: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["evaluate", "--model", "x", "--out", "y", "--data"]
+    assert cli.main([*common, f"{write_sweep()}:selektion"]) == 1
+    assert "`selektion` is not a section; expected `selection` or `confirmation`" in capsys.readouterr().err
+    assert cli.main([*common, f"{write_sweep()}:selection.xnl"]) == 1
+    assert "`evaluate.selection` has no `xnl`; it has questions, xnli" in capsys.readouterr().err
