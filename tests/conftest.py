@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -41,9 +41,8 @@ def encoder(pocket: Path) -> Any:
     return encoder.load(config.Model(name=str(pocket / "encoder")))
 
 
-@pytest.fixture
-def settings(pocket: Path, tmp_path: Path) -> dict[str, Any]:
-    """A small sweep on the pocket world, as the content of a sweep file; tests change what they need."""
+def small_sweep(pocket: Path) -> dict[str, Any]:
+    """The content of a sweep file; tests change what they need."""
     return {
         "name": "small",
         "model": {"name": str(pocket / "encoder")},
@@ -72,17 +71,16 @@ def settings(pocket: Path, tmp_path: Path) -> dict[str, Any]:
         "constraint": {"data": "xnli"},
         "budget": {"trials": 4},
         "resources": {"concurrent_trials": 1},
-        "storage": str(tmp_path / "runs"),
     }
 
 
-@pytest.fixture
-def write_sweep(settings: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
-    """Write the small sweep, changed by dotted keys; JSON is YAML."""
+@pytest.fixture(scope="session")
+def write_sweep_in(pocket: Path) -> Callable[..., Path]:
+    """Write a small sweep on the pocket world into a folder, changed by dotted keys; JSON is YAML."""
 
-    def write(changes: dict[str, Any] | None = None) -> Path:
-        content = copy.deepcopy(settings)
-        for dotted, value in (changes or {}).items():
+    def write(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+        content = small_sweep(pocket)
+        for dotted, value in ({"storage": str(folder / "runs")} | (changes or {})).items():
             *sections, key = dotted.split(".")
             node = content
             for section in sections:
@@ -91,11 +89,17 @@ def write_sweep(settings: dict[str, Any], tmp_path: Path) -> Callable[..., Path]
                 del node[key]
             else:
                 node[key] = value
-        path = tmp_path / f"{content['name']}.yaml"
+        path = folder / f"{content['name']}.yaml"
         path.write_text(json.dumps(content, indent=1))
         return path
 
     return write
+
+
+@pytest.fixture
+def write_sweep(write_sweep_in: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Write a small sweep into the test's own folder."""
+    return functools.partial(write_sweep_in, tmp_path)
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ Found = TypeVar("Found")
 
 
 class Console:
-    """Prints events; `with` it the progress line is shown."""
+    """Prints to standard output."""
 
     def __init__(self) -> None:
         self._rich = rich.console.Console(highlight=False, soft_wrap=True)
         if not self._rich.is_terminal:  # a log file has no width that a table must fit into
-            self._rich.width = 200
+            self._rich.width = 1000
         self._status: rich.status.Status | None = None
         self._began = time.monotonic()
         self._filled: dict[tuple[str, str], int] = {}
@@ -35,9 +35,6 @@ class Console:
     def say(self, text: str) -> None:
         """One line."""
         self._rich.print(rich.markup.escape(text))
-
-    def error(self, text: str) -> None:
-        self._rich.print(f"[bold red]error:[/] {rich.markup.escape(text)}")
 
     # ---- the progress line ----
 
@@ -147,6 +144,7 @@ class Console:
     def leaderboard(self, records: Iterable[Record], objective: str, rows: int = 10) -> None:
         """The best trials, with the untouched encoder for comparison."""
         listed = ranked(records)
+        winner = best(listed)
         shown = [record for record in listed if not record.failed][:rows]
         confirmed = any(record.confirmation for record in shown)
         table = rich.table.Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
@@ -158,21 +156,31 @@ class Console:
             table.add_column(column)
         for record in shown:
             outcome = [_outcome_cells(record.metrics), _outcome_cells(record.confirmation)][: 1 + confirmed]
-            state = "stopped" if record.state == "stopped" else ("feasible" if record.feasible else "infeasible")
             z = _number(record.metrics.get("constraint/worst_z"), ".1f")
             cells = [
                 str(record.number),
                 *(cell for cells in outcome for cell in cells),
-                state,
+                _standing(record, winner),
                 f"{record.worst} (z {z})" if record.worst else "",
                 _configuration(record) or "untouched",
             ]
-            style = "bold green" if record is best(listed) else ("" if record.feasible else "dim")
+            style = "bold green" if record is winner else ("" if record.feasible else "dim")
             table.add_row(*map(rich.markup.escape, cells), style=style)
-        self.say(f"\nbest trials; gain on {objective}, feasible where the constraint is at most 0")
+        self.say(
+            f"\nbest trials; gain on {objective}, feasible where the constraint is at most 0, not confirmed where it "
+            "is above 0 on the confirmation sets"
+        )
         self._rich.print(table)
         if len(shown) < len(listed):
             self.say(f"... and {len(listed) - len(shown)} more in the leaderboard's file")
+
+
+def _standing(record: Record, winner: Record | None) -> str:
+    if record is winner:
+        return "best"
+    if record.confirmed is False and record.feasible:
+        return "not confirmed"
+    return "stopped" if record.state == "stopped" else "feasible" if record.feasible else "infeasible"
 
 
 def _outcome(record: Record) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ import filelock
 import ray
 
 from adiabatic_ray import errors
+
+CONNECT_TIMEOUT = 10  # seconds
 
 for _name in ("ray", "ray.tune", "ray.train"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -63,14 +66,25 @@ def connected() -> Iterator[None]:
         return
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     address = os.environ.get("RAY_ADDRESS")
-    try:
-        ray.init(**options) if address else ray.init(address="local", include_dashboard=False, **options)
-    except ConnectionError as error:
-        raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
+    if address:
+        try:
+            _knock(address)
+            ray.init(**options)
+        except OSError as error:
+            raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
+    else:
+        ray.init(address="local", include_dashboard=False, **options)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray would try for ten minutes."""
+    host, _, port = address.rpartition("/")[-1].rpartition(":")  # `host:port` or `ray://host:port`
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
 def get(reference: Any) -> Any:

@@ -60,6 +60,14 @@ def wait_for(sweep: config.Sweep, number: int, points: int) -> None:
     raise AssertionError(f"trial {number} never had {points} points: {records(sweep)}")
 
 
+def kill_trials() -> list[int]:
+    """Kill the processes in which this process's Ray trains; their ids."""
+    found = [p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline())]
+    for process in found:
+        process.kill()
+    return [process.pid for process in found]
+
+
 def outcome(sweep: config.Sweep) -> dict[int, Any]:
     return {n: (dict(r.config), r.state, r.gain, r.constraint) for n, r in records(sweep).items()}
 
@@ -70,25 +78,20 @@ def statuses(sweep: config.Sweep) -> list[str]:
     return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
 
 
-@pytest.fixture
-def unbroken(write_sweep: Callable[..., Path], ray_cluster: None) -> dict[int, Any]:  # noqa: ARG001
+@pytest.fixture(scope="module")
+def unbroken(
+    write_sweep_in: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_cluster: None,  # noqa: ARG001
+) -> dict[int, Any]:
     """What the sweep comes to when nothing happens to it."""
-    path = write_sweep(LONG_TRIALS)
-    renamed = path.with_name("unbroken.yaml")
-    renamed.write_text(path.read_text().replace('"name": "small"', '"name": "unbroken"'))
-    sweep = sweep_file.load(renamed)
+    sweep = sweep_file.load(write_sweep_in(tmp_path_factory.mktemp("unbroken"), LONG_TRIALS))
     driver.run(sweep, Console())
     return outcome(sweep)
 
 
-@pytest.mark.parametrize(
-    ("number", "exit_status"),
-    [
-        pytest.param(signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
     write_sweep: Callable[..., Path], unbroken: dict[int, Any], number: signal.Signals, exit_status: int
 ) -> None:
@@ -123,10 +126,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
 
     def kill() -> None:
         wait_for(sweep, number=2, points=1)
-        for process in psutil.process_iter(["cmdline"]):
-            if "QueryTuning" in " ".join(process.info["cmdline"] or []):
-                killed.append(process.pid)
-                process.send_signal(signal.SIGKILL)
+        killed.extend(kill_trials())
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -139,14 +139,10 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
 @pytest.mark.slow
 def test_a_process_that_dies_each_time_is_a_crashed_trial(write_sweep: Callable[..., Path], ray_cluster: None) -> None:  # noqa: ARG001
     sweep = sweep_file.load(write_sweep(LONG_TRIALS | {"resources.retries": 0, "budget.trials": 2}))
-    stop = threading.Event()
 
     def kill() -> None:
         wait_for(sweep, number=1, points=1)
-        for process in psutil.process_iter(["cmdline"]):
-            if "QueryTuning" in " ".join(process.info["cmdline"] or []):
-                process.send_signal(signal.SIGKILL)
-        stop.set()
+        kill_trials()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -167,7 +163,7 @@ def test_two_processes_do_not_run_one_sweep(load_sweep: Callable[..., config.Swe
         [
             sys.executable,
             "-c",
-            f"import filelock, time; filelock.FileLock({str(folder / '.lock')!r}).acquire(); "
+            f"import filelock, time; lock = filelock.FileLock({str(folder / '.lock')!r}); lock.acquire(); "
             "print('held', flush=True); time.sleep(60)",
         ],
         stdout=subprocess.PIPE,

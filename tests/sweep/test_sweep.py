@@ -108,6 +108,7 @@ def test_a_sweep_from_end_to_end(load_sweep: Load, capsys: pytest.CaptureFixture
         run(load_sweep({"budget.confirm": 2, "train.margin": 0.2}))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials(load_sweep: Load) -> None:
     changes = {"budget.trials": 3, "evaluate.confirmation": None}
     results = []
@@ -176,6 +177,7 @@ def test_harmful_trials_stop_early(load_sweep: Load) -> None:
     assert not (ledger.folder / "best").exists()
 
 
+@pytest.mark.slow
 def test_too_many_crashes_end_the_sweep(load_sweep: Load) -> None:
     sweep = load_sweep(
         {
@@ -202,6 +204,7 @@ def test_what_cannot_work_fails_before_any_trial(load_sweep: Load, tmp_path: Pat
         run(load_sweep({"model.name": str(tmp_path), "name": "c"}))
 
 
+@pytest.mark.slow
 def test_several_trials_at_once(load_sweep: Load) -> None:
     sweep = load_sweep({"resources.concurrent_trials": 2, "budget.trials": 4, "evaluate.confirmation": None})
     _, ledger = run(sweep)
