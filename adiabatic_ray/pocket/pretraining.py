@@ -8,17 +8,18 @@ from pathlib import Path
 
 import tokenizers
 import torch
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from adiabatic_ray import config
 from adiabatic_ray.model import encoder, export
 from adiabatic_ray.pocket import world
 
-STEPS = 150
+STEPS = 120
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 20
 TEMPERATURE = 0.05
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 SHAPE = {
     "hidden_size": 96,
     "num_hidden_layers": 3,
@@ -64,14 +65,20 @@ def _loss(model: encoder.Encoder, rng: random.Random) -> torch.Tensor:
 
 
 def tokenizer() -> tokenizers.Tokenizer:
-    """A WordPiece vocabulary over all that the pocket world says."""
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=3000, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(world.texts(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
+    """A WordPiece vocabulary of every word that the pocket world says, and of characters for all others.
+
+    A vocabulary that tokenizers' own trainer learned would differ from run to run, and with it the whole world.
+    """
+    normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = {word for text in world.texts() for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    characters = sorted(set("".join(words)))
+    entries = dict.fromkeys([*SPECIAL, *characters, *(f"##{c}" for c in characters), *sorted(words)])
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    found = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    found.normalizer = normalizer
+    found.pre_tokenizer = splitter
+    found.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(entry, vocabulary[entry]) for entry in ("[CLS]", "[SEP]")]
     )
-    return tokenizer
+    return found

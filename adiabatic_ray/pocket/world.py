@@ -89,7 +89,7 @@ def write(folder: Path) -> None:
 
 
 def texts() -> list[str]:
-    """A sample of all that is said in this world, for a tokenizer to learn from."""
+    """A sample of all that is said in this world, large enough to hold every word many times."""
     rng = random.Random("texts")  # noqa: S311
     scenes = [any_scene(rng) for _ in range(2000)]
     told = [sentence(scene, language) for scene in scenes for language in LANGUAGES]

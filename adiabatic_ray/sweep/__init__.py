@@ -17,8 +17,6 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 # A Ray of our own listens on the loopback address only, as Ray does by itself on macOS and Windows; on Linux it would
-# listen on every address of the machine. And it keeps the process that embeds for what comes after the trials: starting
-# one takes longer than the work.
+# listen on every address of the machine.
 if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "86400000")

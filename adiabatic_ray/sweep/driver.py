@@ -12,11 +12,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.report import figures, leaderboard
@@ -26,8 +22,8 @@ from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.local import cache_folder
 from adiabatic_ray.sweep.materials import Data, Filling, Materials
-from adiabatic_ray.sweep.resources import Plan
 from adiabatic_ray.sweep.tuning import run_trials
+from adiabatic_ray.sweep.workbench import Workplace
 
 
 def run(sweep: config.Sweep, console: Console) -> Record | None:
@@ -43,17 +39,18 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
         ledger = _open(folder, sweep, console)
         data = materials.read(sweep)
         console.dropped(data)
-        with session.connected():
+        with session.connected() as own:
             layout = resources.plan(sweep.resources, resources.alive())
             console.say(f"{sweep.name}: {preview.describe_trials(sweep)}, {layout}; results in {folder}")
-            shared = _fill(sweep, data, layout, ledger, console, interrupted)
+            place = workbench.Workplace(sweep.model, layout, here=own and not layout.gpus)
+            shared = _fill(sweep, data, place, ledger, console, interrupted)
             mirror = _Mirror(sweep, ledger, data)
             books = _books(sweep, ledger, mirror, console, interrupted)
             try:
                 if not books.over:
                     run_trials(books, sweep, shared, layout)
                 if not interrupted.is_set():
-                    _confirm(sweep, ledger, shared, layout, console)
+                    _confirm(sweep, ledger, shared, place, console)
             finally:
                 console.clear()
                 _finish(sweep, ledger, mirror, console, interrupted=interrupted.is_set())
@@ -89,16 +86,14 @@ def _open(folder: Path, sweep: config.Sweep, console: Console) -> Ledger:
 def _fill(
     sweep: config.Sweep,
     data: Data,
-    layout: Plan,
+    place: Workplace,
     ledger: Ledger,
     console: Console,
     interrupted: threading.Event,
 ) -> Materials:
-    """Fill the cache where trials run, and record the untouched encoder as trial 0."""
-    console.progress("starting a worker to embed the frozen documents")
-    filling = _task(workbench.fill, layout, num_returns="streaming").remote(sweep, data, cache_folder(sweep))
-    for reference in filling:
-        item = session.get(reference)
+    """Fill the cache, and record the untouched encoder as trial 0."""
+    console.progress("preparing to embed the frozen documents")
+    for item in place.run(workbench.fill, sweep, data, cache_folder(sweep)):
         if interrupted.is_set():
             raise KeyboardInterrupt
         if isinstance(item, Filling):
@@ -111,11 +106,6 @@ def _fill(
     console.clear()
     console.untouched(ledger.records[UNTOUCHED])
     return shared  # type: ignore[no-any-return]
-
-
-def _task(work: Callable[..., Any], layout: Plan, **options: Any) -> Any:
-    """Work around the trials as a Ray task. No trial runs at the same time, so it has the CPUs of a node."""
-    return ray.remote(work).options(num_cpus=layout.filling_cpus, num_gpus=layout.gpus, **options)
 
 
 def _books(
@@ -136,7 +126,7 @@ def _books(
 # ---- after ---------------------------------------------------------------------------------------------------------
 
 
-def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, layout: Plan, console: Console) -> None:
+def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Workplace, console: Console) -> None:
     """Measure the best feasible trials on the confirmation sets, and export the best."""
     feasible = [record for record in ranked(ledger.records.values()) if record.feasible and record.number != UNTOUCHED]
     chosen = feasible[: sweep.budget.confirm]
@@ -144,20 +134,19 @@ def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, layout: Pla
     target = ledger.folder / "best"
     if not chosen or (not pending and _exported(target) is not None):
         return
-    if pending:
-        console.progress(f"confirming the best {len(pending)} trials")
-        folders = [ledger.trial_folder(record.number) for record in pending]
-        found = session.get(_task(workbench.confirm, layout).remote(sweep, shared, folders))
-        for record, metrics in zip(pending, found, strict=True):
-            ledger.put(dataclasses.replace(record, confirmation=metrics))
+    folders = [ledger.trial_folder(record.number) for record in pending]
+    found = place.run(workbench.confirm, sweep, shared, folders)
+    for done, (record, metrics) in enumerate(zip(pending, found, strict=False), start=1):
+        console.progress(f"confirming the best trials, {done}/{len(pending)}")
+        ledger.put(dataclasses.replace(record, confirmation=metrics))
     winner = best(ledger.records.values())
     assert winner is not None
     if _exported(target) != winner.number:
         console.progress("exporting the best encoder")
         partial = ledger.folder / ".best.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        export = _task(workbench.export_encoder, layout)
-        session.get(export.remote(sweep.model, ledger.trial_folder(winner.number), partial / "query_encoder"))
+        trial_folder = ledger.trial_folder(winner.number)
+        list(place.run(workbench.export_encoder, trial_folder, partial / "query_encoder"))
         write(partial / "trial.json", dataclasses.asdict(winner))
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)

@@ -59,10 +59,13 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """A connection to the cluster that RAY_ADDRESS names, else to one on this machine that ends with the sweep."""
+def connected() -> Iterator[bool]:
+    """A connection to the cluster that RAY_ADDRESS names, else to one on this machine that ends with the sweep.
+
+    Yields whether it is of the second kind: our own.
+    """
     if ray.is_initialized():
-        yield
+        yield False
         return
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     address = os.environ.get("RAY_ADDRESS")
@@ -75,7 +78,7 @@ def connected() -> Iterator[None]:
     else:
         ray.init(address="local", include_dashboard=False, **options)
     try:
-        yield
+        yield not address
     finally:
         ray.shutdown()
 

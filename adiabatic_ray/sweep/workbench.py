@@ -1,10 +1,11 @@
-"""The work around the trials that needs the encoder, as tasks that run where trials run."""
+"""The work around the trials that needs the encoder: filling the cache, confirming, exporting."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -13,12 +14,36 @@ from adiabatic_ray import config
 from adiabatic_ray.evaluate.benchmark import Benchmark, Part
 from adiabatic_ray.model import encoder, export
 from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.sweep import session
 from adiabatic_ray.sweep.materials import Data, Filler, Filling, Materials
+from adiabatic_ray.sweep.resources import Plan
 from adiabatic_ray.train import checkpoint
 
 DISPLACEMENT, CHECKPOINT = "displacement.safetensors", "checkpoint.safetensors"
 
 Metrics = Mapping[str, float]
+
+
+class Workplace:
+    """Where the work around the trials is done: where trials run, as a Ray task, or here.
+
+    Here is the faster place for a Ray of our own without GPUs, where a task would have to import and load everything
+    once more. No trial runs at the same time, so a task has the CPUs of a whole node.
+    """
+
+    def __init__(self, model: config.Model, layout: Plan, *, here: bool) -> None:
+        self._model = model
+        self._encoder = encoder.load(model) if here else None
+        self._resources = {"num_cpus": layout.filling_cpus, "num_gpus": layout.gpus}
+
+    def run(self, work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+        """What `work(encoder, *arguments)` yields."""
+        if self._encoder is not None:
+            yield from work(self._encoder, *arguments)
+            return
+        task = ray.remote(_with_encoder).options(num_returns="streaming", **self._resources)
+        for reference in task.remote(work, self._model, *arguments):
+            yield session.get(reference)
 
 
 @functools.lru_cache(maxsize=1)
@@ -32,32 +57,34 @@ def load(model: config.Model) -> Encoder:
 
 
 def fill(
-    sweep: config.Sweep, data: Data, root: Path
-) -> Generator[Filling | tuple[Materials, Metrics, Metrics], None, None]:
+    model: Encoder, sweep: config.Sweep, data: Data, root: Path
+) -> Iterator[Filling | tuple[Materials, Metrics, Metrics]]:
     """Fill all tables under `root`, yielding progress.
 
     At last come the materials, and the untouched encoder's metrics on the selection and on the confirmation sets.
     """
-    shared = yield from Filler(load(sweep.model), root).materials(data)
+    shared = yield from Filler(model, root).materials(data)
     yield shared, _untouched(sweep, shared.selection), _untouched(sweep, shared.confirmation)
 
 
-def confirm(sweep: config.Sweep, shared: Materials, folders: Sequence[Path]) -> list[Metrics]:
+def confirm(model: Encoder, sweep: config.Sweep, shared: Materials, folders: Sequence[Path]) -> Iterator[Metrics]:
     """Metrics on the confirmation sets of the trials in these folders, which also get a `confirmation.csv`."""
-    model = load(sweep.model)
     benchmark = Benchmark(shared.confirmation, sweep.search.objective, sweep.constraint)
-    found = []
     for folder in folders:
         moved = {name: model.parameters[name] + delta.to(model.device) for name, delta in _displacement(folder).items()}
         measurement = benchmark.measure(lambda texts, moved=moved: model.encode(texts, "query", moved))  # type: ignore[misc]
         benchmark.write_discordance(folder / "confirmation.csv", measurement)
-        found.append(measurement.metrics)
-    return found
+        yield measurement.metrics
 
 
-def export_encoder(model: config.Model, trial_folder: Path, target: Path) -> None:
-    """Write the query encoder of a trial in sentence-transformers' format."""
-    export.save(load(model), target, _displacement(trial_folder))
+def export_encoder(model: Encoder, trial_folder: Path, target: Path) -> Iterator[Path]:
+    """Write the query encoder of a trial in sentence-transformers' format; yields the folder."""
+    export.save(model, target, _displacement(trial_folder))
+    yield target
+
+
+def _with_encoder(work: Callable[..., Iterator[Any]], model: config.Model, *arguments: Any) -> Iterator[Any]:
+    yield from work(load(model), *arguments)
 
 
 def _untouched(sweep: config.Sweep, parts: Sequence[Part]) -> Metrics:
