@@ -118,6 +118,7 @@ def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
     assert statuses(sweep) == ["FINISHED"] * 5
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     write_sweep: Callable[..., Path], unbroken: dict[int, Any]
 ) -> None:
