@@ -6,6 +6,7 @@ memory-mapped documents, so that the next one starts at once.
 
 from __future__ import annotations
 
+import gc
 import traceback
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
         self.encoder = workbench.load(sweep.model)
         self.data = trial.TrainingData.prepare(shared.train, shared.train_passages.open(), self.encoder)
         self.benchmark = Benchmark(shared.selection, sweep.search.objective, sweep.constraint)
+        gc.freeze()  # the collection after each trial need not look at libraries and shared materials again
         self._start(chosen)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
