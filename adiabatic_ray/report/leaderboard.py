@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from adiabatic_ray.report.ledger import Record, ranked
+from adiabatic_ray.report.ledger import Record, best, ranked
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -27,25 +27,37 @@ th {{ position: sticky; top: 0; background: #fff; }}
 def table(records: Iterable[Record]) -> pd.DataFrame:
     """One row a trial, from best to worst: configuration, outcome, selection beside confirmation, and every metric."""
     rows = []
-    for place, record in enumerate(ranked(records), start=1):
+    listed = ranked(records)
+    winner = best(listed)
+    for place, record in enumerate(listed, start=1):
         rows.append(
             {
                 "place": place,
                 "trial": record.number,
-                **record.config,
-                "state": record.state,
-                "feasible": record.feasible,
+                "standing": standing(record, winner),
                 "gain": record.gain,
                 "p_value": record.metrics.get("p_value"),
                 "constraint": record.constraint,
-                "worst": record.worst,
                 **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
+                "worst": record.worst,
+                **record.config,
+                "state": record.state,
+                "feasible": record.feasible,
                 "seconds": None if record.finished is None else round(record.finished - record.started, 1),
                 "reason": record.reason,
                 **record.metrics,
             }
         )
     return pd.DataFrame(rows)
+
+
+def standing(record: Record, winner: Record | None) -> str:
+    """What became of a trial, in a word: `best` for the winner, `not confirmed` where confirmation refuted it."""
+    if record is winner:
+        return "best"
+    if record.feasible:
+        return "not confirmed" if record.confirmed is False else "feasible"
+    return "infeasible" if record.state == "complete" else record.state
 
 
 def write(records: Iterable[Record], folder: Path, title: str) -> list[Path]:

@@ -160,7 +160,7 @@ class Console:
             cells = [
                 str(record.number),
                 *(cell for cells in outcome for cell in cells),
-                _standing(record, winner),
+                leaderboard.standing(record, winner),
                 f"{record.worst} (z {z})" if record.worst else "",
                 _configuration(record) or "untouched",
             ]
@@ -173,14 +173,6 @@ class Console:
         self._rich.print(table)
         if len(shown) < len(listed):
             self.say(f"... and {len(listed) - len(shown)} more in the leaderboard's file")
-
-
-def _standing(record: Record, winner: Record | None) -> str:
-    if record is winner:
-        return "best"
-    if record.confirmed is False and record.feasible:
-        return "not confirmed"
-    return "stopped" if record.state == "stopped" else "feasible" if record.feasible else "infeasible"
 
 
 def _outcome(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,21 @@ def test_files(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "leaderboard.csv")
     assert table["trial"].tolist() == [2, 1, 0, 3]
     assert table["feasible"].tolist() == [True, True, True, False]
+    assert table["standing"].tolist() == ["best", "feasible", "feasible", "stopped"]
     assert table["seconds"].tolist() == [2.5] * 4
     assert table.loc[0, "gain"] == 4.0
     page = Cells()
     page.feed((tmp_path / "leaderboard.html").read_text())
     assert page.rows == 5
     assert not page.tags & {"script", "b"}
+
+
+def test_a_trial_that_confirmation_refuted_is_not_the_best() -> None:
+    refuted = dataclasses.replace(RECORDS[2], confirmation={"gain": 3.0, "p_value": 0.01, "constraint": 0.4})
+    confirmed = dataclasses.replace(RECORDS[1], confirmation={"gain": 0.4, "p_value": 0.3, "constraint": -0.5})
+    table = leaderboard.table([RECORDS[0], refuted, confirmed])
+    assert dict(zip(table["trial"], table["standing"], strict=True)) == {2: "not confirmed", 1: "best", 0: "feasible"}
+    assert table.set_index("trial").loc[2, "confirmation_constraint"] == 0.4
 
 
 def test_gain_and_worst_language(tmp_path: Path) -> None:
