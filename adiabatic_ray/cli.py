@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except errors.AdiabaticRayError as error:
+    except (errors.AdiabaticRayError, PermissionError, FileExistsError, NotADirectoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -106,14 +106,28 @@ def _evaluate(options: argparse.Namespace) -> None:
     path, _, section = options.data.partition(".yaml:")
     if section:
         sweep = _load(Path(f"{path}.yaml"))
-        sources, like, cache = _section(sweep, section), sweep.model, local.cache_folder(sweep)
+        sources, like, cache, seed = _section(sweep, section), sweep.model, local.cache_folder(sweep), sweep.seed
     else:
         name = Path(options.data).stem
-        sources, like, cache = {name: config.Source(path=options.data)}, config.Model(name=""), options.out / "cache"
+        sources, like, cache, seed = (
+            {name: config.Source(path=options.data)},
+            config.Model(name=""),
+            options.out / "cache",
+            0,
+        )
     # Prompts, lengths and pooling are the sweep file's where it gives any, else each model's own.
-    model = dataclasses.replace(like, name=options.model, revision=None)
-    base = dataclasses.replace(like, name=options.against) if options.against else None
-    local.evaluate(model, base, sources, options.out, cache, _console())
+    model = dataclasses.replace(like, name=options.model, revision=_revision(like, options.model))
+    base = (
+        dataclasses.replace(like, name=options.against, revision=_revision(like, options.against))
+        if options.against
+        else None
+    )
+    local.evaluate(model, base, sources, options.out, cache, seed, _console())
+
+
+def _revision(like: config.Model, name: str) -> str | None:
+    """The sweep file's revision is one of its own model, and of no other."""
+    return like.revision if name == like.name else None
 
 
 def _section(sweep: config.Sweep, section: str) -> dict[str, config.Source]:

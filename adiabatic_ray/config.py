@@ -1,4 +1,4 @@
-"""The schema of a sweep file, its checks and its fingerprint.
+"""The schema of a sweep file and its checks.
 
 It is plain dataclasses, so that trainers and evaluators need nothing but the standard library to be configured.
 `sweep_file.load` reads a YAML file into a `Sweep`.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import math
 import re
 import typing
@@ -18,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 Scalar = float | int | str | bool
+
+Column = Literal["query", "positive", "negative", "premise", "hypothesis", "label", "language", "id"]
 
 # pydantic reads this from the dataclasses when a file is loaded.
 STRICT = {"extra": "forbid"}
@@ -84,7 +84,7 @@ class Source:
     name: str | None = None  # the hub's word for a subset of a data set
     revision: str | None = None
     split: str | None = None  # in the hub's notation, so `train[:2000]` and `dev[50%:]` work for local files too
-    columns: dict[Literal["query", "positive", "negative"], str] = field(default_factory=dict)
+    columns: dict[Column, str] = field(default_factory=dict)
     languages: list[str] | None = None
     limit: int | None = None
 
@@ -272,7 +272,7 @@ class Mlflow:
     """Where trials are tracked."""
 
     __pydantic_config__: ClassVar = STRICT
-    uri: str | None = None  # a SQLite store in the sweep's folder
+    uri: str | None = None  # a SQLite store in the storage folder
     experiment: str = "adiabatic-ray"
 
     def __post_init__(self) -> None:
@@ -305,6 +305,12 @@ class Sweep:
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name) is not None,
             "name",
             f"must be usable as a folder's name (letters, digits, `_`, `.`, `-`), but got {self.name!r}",
+        )
+        _require(0 <= self.seed < 2**32, "seed", f"must lie between 0 and 2^32 - 1, but got {self.seed}")
+        _require(
+            not {"steps", "epochs"} <= self.search.space.keys(),
+            "search.space.epochs",
+            "cannot stand beside `search.space.steps`: both say how long a trial trains",
         )
         _require("://" not in self.storage, "storage", f"must be a folder, but got {self.storage!r}")
         for key, wanted in (("search.objective", self.search.objective), ("constraint.data", self.constraint.data)):
@@ -340,6 +346,8 @@ class Sweep:
             if float not in kinds:
                 _require(float(value).is_integer(), path, f"must hold whole numbers, but got {value!r}")
                 value = int(value)
+                step = self.search.space[key].step  # type: ignore[union-attr]
+                _require(step is None or step.is_integer(), path, f"must have a whole `step`, but got {step}")
         accepted = (*kinds, int) if float in kinds else kinds
         options = [kind for kind in accepted if isinstance(kind, str)]
         fits = value in options if options else type(value) in accepted
@@ -390,12 +398,6 @@ def resolved(sweep: Sweep) -> dict[str, Any]:
 
 # What may change between two runs of one sweep: how long, where and on what it runs, not what a trial is.
 FREE_ON_RESUME = ("budget", "resources", "mlflow", "storage")
-
-
-def fingerprint(sweep: Sweep) -> str:
-    """12 hexadecimal digits over everything that decides what a trial computes."""
-    fixed = {key: value for key, value in resolved(sweep).items() if key not in FREE_ON_RESUME}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -5,6 +5,11 @@ class AdiabaticRayError(Exception):
     """The base of all errors raised for the user to read; the command line prints the message, not the stack."""
 
 
+def summary(error: BaseException) -> str:
+    """An exception in one line: its type and the first line of its message."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
+
+
 class ConfigError(AdiabaticRayError):
     """A sweep file that cannot be used: an unknown key, a wrong type, an impossible value."""
 

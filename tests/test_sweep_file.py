@@ -62,6 +62,15 @@ Write = Callable[..., Path]
         ),
         ({"search.space.batch_size": [8.5]}, r"`search.space.batch_size` must hold whole numbers, but got 8.5"),
         ({"search.space.batch_size": {"low": 1.5, "high": 8}}, r"`search.space.batch_size` must hold whole numbers"),
+        (
+            {"search.space.batch_size": {"low": 2, "high": 8, "step": 0.5}},
+            r"`search.space.batch_size` must have a whole `step`, but got 0.5",
+        ),
+        (
+            {"search.space.steps": [8], "search.space.epochs": [1.0]},
+            r"`search.space.epochs` cannot stand beside `search.space.steps`",
+        ),
+        ({"seed": -1}, r"`seed` must lie between 0 and 2\^32 - 1, but got -1"),
         ({"search.space.dropout": [0, 1]}, r"`search.space.dropout` must hold true or false, but got 0"),
         (
             {"search.space.mixed_precision": ["fp8"]},
@@ -157,11 +166,10 @@ def test_name_defaults_to_the_file(write_sweep: Write, tmp_path: Path) -> None:
     assert sweep_file.load(unnamed).name == "unnamed"
 
 
-def test_fingerprint_covers_what_a_trial_computes(load_sweep: Callable[..., config.Sweep]) -> None:
-    sweep = load_sweep()
-    assert config.fingerprint(sweep) == config.fingerprint(load_sweep({"budget.trials": 9, "storage": "elsewhere"}))
+def test_differences_are_in_what_a_trial_computes(load_sweep: Callable[..., config.Sweep]) -> None:
+    sweep, longer = load_sweep(), load_sweep({"budget.trials": 9, "storage": "elsewhere"})
     changed = load_sweep({"train.margin": 0.2})
-    assert config.fingerprint(sweep) != config.fingerprint(changed)
+    assert config.differences(config.resolved(sweep), config.resolved(longer)) == []
     assert config.differences(config.resolved(sweep), config.resolved(changed)) == ["train.margin: 0.1 -> 0.2"]
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sets
 
-TEXT_COLUMNS = ("query", "positive", "negative")
+TEXT_COLUMNS: tuple[config.Column, ...] = ("query", "positive", "negative")
 ID_COLUMNS = ("query_id", "positive_id", "negative_id")
 XNLI_COLUMNS = ("premise", "hypothesis", "label")
+FLAT_XNLI_COLUMNS: tuple[config.Column, ...] = ("language", "premise", "hypothesis", "label", "id")
 LABELS = ("entailment", "neutral", "contradiction")
 
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
@@ -35,8 +36,10 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
         return _ranking(name, source, seed)
     rows = _read(name, source)
     columns = rows.column_names
+    if set(_named(source, FLAT_XNLI_COLUMNS)) <= set(columns):
+        return _xnli(name, source, _nested(name, source, rows), seed)
     if not source.columns and set(XNLI_COLUMNS) <= set(columns):
-        return _xnli(name, source, rows, seed)
+        return _xnli(name, source, list(rows), seed)
     if not source.columns and set(ID_COLUMNS) <= set(columns):
         return _triplets_by_id(name, source, rows, seed)
     return _triplets(name, source, rows, seed)
@@ -74,12 +77,18 @@ def _csv_options(name: str, path: Path) -> dict[str, Any]:
     separator: str = "\t" if tabs else ","
     quoting: Literal[0, 3] = 3 if tabs else 0  # csv.QUOTE_NONE, csv.QUOTE_MINIMAL
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file, delimiter=separator, quoting=quoting), [])
     except UnicodeDecodeError as error:
         raise errors.DataError(f"{name}: cannot read {path}: {_root_cause(error)}") from error
     features = datasets.Features({column: datasets.Value("string") for column in header})
-    return {"sep": separator, "quoting": quoting, "features": features, "keep_default_na": False}
+    return {
+        "sep": separator,
+        "quoting": quoting,
+        "features": features,
+        "keep_default_na": False,
+        "encoding": "utf-8-sig",
+    }
 
 
 def _load_dataset(name: str, source: config.Source, path: str, /, **options: Any) -> datasets.Dataset:
@@ -122,6 +131,11 @@ def _require_columns(name: str, path: str, present: Sequence[str], wanted: Seque
         )
 
 
+def _named(source: config.Source, columns: Sequence[config.Column]) -> list[str]:
+    """The names that a file has for these columns."""
+    return [source.columns.get(column, column) for column in columns]
+
+
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{n}`" for n in names)
 
@@ -147,7 +161,7 @@ def _require_rows(name: str, path: str, kept: int, dropped: Counter[str]) -> Non
 
 
 def _triplets(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
-    names = [source.columns.get(column, column) for column in TEXT_COLUMNS]  # type: ignore[call-overload]
+    names = _named(source, TEXT_COLUMNS)
     _require_columns(name, source.path, rows.column_names, names)
     rows = rows.select_columns(names).select(_sample(len(rows), source.limit, seed))
     texts = [list(rows[column]) for column in names]
@@ -163,11 +177,14 @@ def _triplets_by_id(name: str, source: config.Source, rows: datasets.Dataset, se
         whole = config.Source(path=source.path, name=subset, revision=source.revision, split="train")
         table = _read(f"{name} ({subset})", whole)
         _require_columns(f"{name} ({subset})", source.path, table.column_names, (id_column, text_column))
-        found = {}
+        found: dict[str, str] = {}
         for batch in table.iter(batch_size=10_000):
             for identity, text in zip(batch[id_column], batch[text_column], strict=True):
-                if str(identity) in wanted:
-                    found[str(identity)] = text
+                if str(identity) in wanted and found.setdefault(str(identity), text) != text:
+                    raise errors.DataError(
+                        f"{name}: `{subset}` of {source.path} has two different texts under the id {identity}; "
+                        "ids must be unique."
+                    )
         return found
 
     queries = texts("queries", "query_id", "query", set(query_ids))
@@ -207,7 +224,30 @@ def _build_triplets(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> se
 # ---- XNLI ----------------------------------------------------------------------------------------------------------
 
 
-def _xnli(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Xnli:
+def _nested(name: str, source: config.Source, rows: datasets.Dataset) -> list[dict[str, Any]]:
+    """The layout of XNLI's own TSV files, one row a language, as rows of `all_languages`.
+
+    `id` is the same for the three pairs of a premise in all languages (`promptID` in XNLI).
+    """
+    found: dict[tuple[Any, int], dict[str, Any]] = {}
+    columns = (rows[column] for column in _named(source, FLAT_XNLI_COLUMNS))
+    for language, premise, hypothesis, label, identity in zip(*columns, strict=True):
+        known = LABELS.index(label) if label in LABELS else int(label) if str(label) in ("0", "1", "2") else -1
+        row = found.setdefault(
+            (identity, known), {"premise": {}, "hypothesis": {"language": [], "translation": []}, "label": known}
+        )
+        if known >= 0 and language in row["premise"]:
+            raise errors.DataError(
+                f"{name}: {source.path} has two pairs of the label {label!r} in {language} under the id {identity}; "
+                "`columns: {id: ...}` must name a column that tells premises apart."
+            )
+        row["premise"][language] = premise
+        row["hypothesis"]["language"].append(language)
+        row["hypothesis"]["translation"].append(hypothesis)
+    return list(found.values())
+
+
+def _xnli(name: str, source: config.Source, rows: Sequence[dict[str, Any]], seed: int) -> sets.Xnli:
     """The layout of `facebook/xnli`, `all_languages`: three rows a premise, one for each label."""
     groups: dict[str, list[dict[str, Any] | None]] = {}
     dropped: Counter[str] = Counter()
@@ -302,8 +342,10 @@ def _ranking(name: str, source: config.Source, seed: int) -> sets.Ranking:
                 dropped["a judgement of an unknown query"] += 1
             elif str(corpus_id) not in row_of:
                 dropped["a judgement of an unknown passage"] += 1
+            elif row_of[str(corpus_id)] in judged.setdefault(str(query_id), {}):
+                dropped["a second judgement of the same pair"] += 1
             else:
-                judged.setdefault(str(query_id), {})[row_of[str(corpus_id)]] = int(score)
+                judged[str(query_id)][row_of[str(corpus_id)]] = int(float(score))
     # As in trec_eval, a query without a relevant passage measures nothing.
     answerable = [i for i in queries if any(grade > 0 for grade in judged.get(i, {}).values())]
     dropped["a query without a relevant passage"] += len(queries) - len(answerable)

@@ -10,7 +10,7 @@ from torch import Tensor
 from adiabatic_ray.data.sets import Ranking
 
 DEPTHS = (10, 100, 1000)
-PASSAGES_PER_CHUNK = 262_144  # bounds the memory of a block of scores
+QUERIES_PER_BLOCK, PASSAGES_PER_CHUNK = 256, 65_536  # bound the memory of a block of scores
 
 
 def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int) -> Tensor:
@@ -18,10 +18,14 @@ def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int) -> Tens
 
     The passage that carries the query's own id is left out, as in BEIR.
     """
-    depth = min(depth, len(passages))
+    depth, identical = min(depth, len(passages)), torch.from_numpy(data.identical)
+    blocks = [slice(start, start + QUERIES_PER_BLOCK) for start in range(0, len(queries), QUERIES_PER_BLOCK)]
+    return torch.cat([_search(queries[block], identical[block], passages, depth) for block in blocks])
+
+
+def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) -> Tensor:
     best_scores = torch.empty(len(queries), 0)
     best_rows = torch.empty(len(queries), 0, dtype=torch.long)
-    identical = torch.from_numpy(data.identical)
     for start in range(0, len(passages), PASSAGES_PER_CHUNK):
         scores = queries @ passages[start : start + PASSAGES_PER_CHUNK].T
         here = (identical >= start) & (identical < start + scores.shape[1])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
@@ -172,9 +173,9 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
-        except OSError as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise errors.ModelError(
-                f"model.name: cannot load {name}: {str(error).splitlines()[0]} "
+                f"model.name: cannot load {name}: {errors.summary(error)} "
                 "(weights must be in safetensors; a hub id needs the network or a filled hub cache)."
             ) from error
     if settings.pooling is not None:

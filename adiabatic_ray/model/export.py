@@ -13,7 +13,9 @@ from adiabatic_ray.model.encoder import Encoder, quiet
 
 
 def save(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor] | None = None) -> None:
-    """Write the encoder, moved by `displacement` (deltas by name) where given, with its prompts, in safetensors.
+    """Write the encoder, moved by `displacement` (deltas by name) where given, in safetensors.
+
+    It keeps the prompts, and truncates as queries are truncated.
 
     The folder loads with `SentenceTransformer(folder)`; `encode_query` and `encode_document` use the prompts.
     """
@@ -22,6 +24,7 @@ def save(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor] | No
     with torch.no_grad():
         for name, delta in (displacement or {}).items():
             weights[encoder.full_names[name]].add_(delta)
+    module.max_seq_length = encoder.max_length["query"]
     module.prompts = {"query": encoder.prompts["query"], "document": encoder.prompts["passage"]}
     with quiet():
         module.save(str(folder), safe_serialization=True, create_model_card=False)

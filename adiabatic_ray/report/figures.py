@@ -74,7 +74,8 @@ def improvement_heat_maps(discordance: Path, dataset: str, title: str) -> Figure
     languages = list(dict.fromkeys(row["query_language"] for row in rows))
     comparisons = list(dict.fromkeys(row["comparison"] for row in rows))
     figure = Figure(figsize=(6 * len(comparisons), 5.5), layout="constrained")
-    largest = max(1.0, *(abs(float(row["improvement"])) for row in rows))
+    changes = [abs(float(row["improvement"])) for row in rows]  # infinite where the untouched encoder erred nowhere
+    largest = max(1.0, *(change for change in changes if np.isfinite(change)))
     for axes, comparison in zip(np.atleast_1d(figure.subplots(1, len(comparisons))), comparisons, strict=True):
         values = np.zeros((len(languages), len(languages)))
         for row in rows:

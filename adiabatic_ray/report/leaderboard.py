@@ -30,24 +30,22 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
     listed = ranked(records)
     winner = best(listed)
     for place, record in enumerate(listed, start=1):
-        rows.append(
-            {
-                "place": place,
-                "trial": record.number,
-                "standing": standing(record, winner),
-                "gain": record.gain,
-                "p_value": record.metrics.get("p_value"),
-                "constraint": record.constraint,
-                **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
-                "worst": record.worst,
-                **record.config,
-                "state": record.state,
-                "feasible": record.feasible,
-                "seconds": None if record.finished is None else round(record.finished - record.started, 1),
-                "reason": record.reason,
-                **record.metrics,
-            }
-        )
+        row = {
+            "place": place,
+            "trial": record.number,
+            "standing": standing(record, winner),
+            "gain": record.gain,
+            "p_value": record.metrics.get("p_value"),
+            "constraint": record.constraint,
+            **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
+            "worst": record.worst,
+            **record.config,
+            "state": record.state,
+            "feasible": record.feasible,
+            "seconds": None if record.finished is None else round(record.finished - record.started, 1),
+            "reason": record.reason,
+        }
+        rows.append(row | {key: value for key, value in record.metrics.items() if key not in row})
     return pd.DataFrame(rows)
 
 

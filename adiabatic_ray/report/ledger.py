@@ -3,7 +3,7 @@
 sweep.json                       the sweep's id and its resolved settings
 trials/0007/trial.json           one trial's record, rewritten in one piece whenever it changes
 trials/0007/discordance.csv      its outcomes against the untouched encoder, set by set
-trials/0007/checkpoint.safetensors    while it runs
+trials/0007/checkpoint.safetensors    from its last evaluation point before the end
 trials/0007/displacement.safetensors  when it is done and among the best
 """
 
@@ -22,6 +22,7 @@ from typing import Any, Literal
 from adiabatic_ray import errors
 
 State = Literal["running", "complete", "stopped", "diverged", "out_of_memory", "crashed"]
+FAILED_CONSTRAINT = 1000.0
 UNTOUCHED = 0  # the number of the untouched encoder, which is every sweep's first trial
 
 
@@ -63,7 +64,8 @@ class Record:
 
     @property
     def constraint(self) -> float | None:
-        return self.metrics.get("constraint")
+        """Violation of the constraint at the last evaluation; a failed trial is infeasible whatever came before."""
+        return FAILED_CONSTRAINT if self.failed else self.metrics.get("constraint")
 
     @property
     def failed(self) -> bool:
@@ -95,12 +97,14 @@ def ranked(records: Iterable[Record]) -> list[Record]:
 
 
 def best(records: Iterable[Record]) -> Record | None:
-    """The feasible trial with the largest gain; among confirmed trials, one that stayed feasible goes first.
+    """The feasible trial with the largest gain; once some were confirmed, of those that stayed feasible then.
 
     The untouched encoder is no candidate: it is what the others are measured against.
     """
     feasible = [record for record in ranked(records) if record.feasible and record.number != UNTOUCHED]
-    return next((record for record in feasible if record.confirmed), feasible[0] if feasible else None)
+    if any(record.confirmation for record in feasible):
+        feasible = [record for record in feasible if record.confirmed]
+    return feasible[0] if feasible else None
 
 
 class Ledger:

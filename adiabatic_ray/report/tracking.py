@@ -21,9 +21,8 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 
-from adiabatic_ray import config
+from adiabatic_ray import config, errors
 from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best
 
 SECONDS_BETWEEN_SYNCS = 2.0
@@ -47,11 +46,12 @@ class Mirror:
 
     def __init__(self, ledger: Ledger, uri: str, experiment: str, datasets: Iterable[Mapping[str, str]] = ()) -> None:
         self.ledger, self.uri, self.experiment, self.datasets = ledger, uri, experiment, list(datasets)
-        self._client = mlflow.MlflowClient(uri)
+        self._client: Any = None  # opened on the first delivery: a database that is down is waited for there
         self._experiment_id = ""
         self._parent = ""
         self._runs: dict[int, str] = {}
         self._sent: dict[int, Record] = {}
+        self._described: set[int] = set()
         self._points: dict[int, int] = {}  # how many evaluation points of a trial were delivered
 
     # ---- the sweep ----
@@ -82,41 +82,47 @@ class Mirror:
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
 
-    def log_model(self, folder: Path) -> str:
-        """Log an exported encoder as a model of the parent run; its URI."""
+    def log_model(self, folder: Path, number: int) -> None:
+        """Log the exported encoder of a trial as a model of the parent run, once."""
+        if self._client.get_run(self._parent).data.tags.get("best.model") == str(number):
+            return
         import mlflow.sentence_transformers
 
         from adiabatic_ray.model import encoder  # takes seconds to import, and is needed for the best trial only
 
         mlflow.set_tracking_uri(self.uri)
         with encoder.quiet(), mlflow.start_run(run_id=self._parent):
-            logged = mlflow.sentence_transformers.log_model(
+            mlflow.sentence_transformers.log_model(
                 encoder.load(config.Model(name=str(folder))).module,
                 name="query_encoder",
                 input_example=["query: how small a learning rate is small enough?"],
                 pip_requirements=[f"{name}=={_version(name)}" for name in ("sentence-transformers", "torch")],
             )
-        return str(logged.model_uri)
+        self._client.set_tag(self._parent, "best.model", str(number))
 
     def _open(self) -> None:
         """Find this sweep's runs, or start them."""
         if self._parent:
             return
+        self._client = self._client or mlflow.MlflowClient(self.uri)
         found = self._client.get_experiment_by_name(self.experiment)
         if found is None:
             self._experiment_id = self._client.create_experiment(self.experiment, self._artifacts())
         else:
             self._experiment_id = found.experiment_id
+        parent, described = "", False
         for run in self._search(f"tags.`sweep.id` = '{self.ledger.id}'"):
             number = run.data.tags.get("sweep.trial")
             if number is None:
-                self._parent = run.info.run_id
-                self._client.update_run(self._parent, status="RUNNING")
+                parent, described = run.info.run_id, "sweep.described" in run.data.tags
+                self._client.update_run(parent, status="RUNNING")
             else:
                 self._runs[int(number)] = run.info.run_id
                 self._points[int(number)] = int(run.data.tags.get("sweep.points", 0))
-        if not self._parent:
-            self._parent = self._start_parent()
+        parent = parent or self._start_parent()
+        if not described:
+            self._describe_parent(parent)
+        self._parent = parent
 
     def _artifacts(self) -> str | None:
         """Where a database store keeps artifacts: beside it; a server knows by itself."""
@@ -141,14 +147,19 @@ class Mirror:
             run_name=settings["name"],
             tags={"sweep.id": self.ledger.id, "sweep.role": "sweep", "sweep.name": settings["name"], **_versions()},
         )
+        return str(run.info.run_id)
+
+    def _describe_parent(self, run_id: str) -> None:
+        """What the sweep is. Delivered again from the start where it was cut off, which changes nothing."""
+        settings = self.ledger.settings
         flat = _flatten({key: value for key, value in settings.items() if key != "mlflow"})
         self._client.log_batch(
-            run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in list(flat.items())[:100]]
+            run_id, params=[Param(key, str(value)[:6000]) for key, value in list(flat.items())[:100]]
         )
-        self._client.log_dict(run.info.run_id, settings, "sweep.json")
+        self._client.log_dict(run_id, settings, "sweep.json")
         if self.datasets:
-            self._client.log_inputs(run.info.run_id, [_dataset_input(entry) for entry in self.datasets])
-        return str(run.info.run_id)
+            self._client.log_inputs(run_id, [_dataset_input(entry) for entry in self.datasets])
+        self._client.set_tag(run_id, "sweep.described", "yes")
 
     # ---- trials ----
 
@@ -158,6 +169,9 @@ class Mirror:
             self._runs[number] = self._start_trial(record)
             self._points[number] = 0
         run_id = self._runs[number]
+        if number not in self._described:
+            self._describe_trial(run_id, record)
+            self._described.add(number)
         for position, point in enumerate(record.points):
             if position >= self._points[number]:
                 self._log(run_id, point.metrics, point.time, point.step)
@@ -175,6 +189,10 @@ class Mirror:
                 return
             self._client.update_run(run_id, status="RUNNING")
         else:
+            if record.failed and record.constraint is not None:
+                last = record.points[-1].step + 1 if record.points else 0
+                verdict = {"constraint": record.constraint, "feasible": 0.0}
+                self._log(run_id, verdict, record.finished or time.time(), last)
             ended = _milliseconds(record.finished) if record.finished else None
             self._client.set_terminated(run_id, _ENDINGS.get(record.state, "FAILED"), ended)
             self._log_best_so_far(record)
@@ -192,10 +210,12 @@ class Mirror:
                 "sweep.trial": str(record.number),
             },
         )
+        return str(run.info.run_id)
+
+    def _describe_trial(self, run_id: str, record: Record) -> None:
         train = {k: v for k, v in self.ledger.settings["train"].items() if k != "data" and v is not None}
         params = {} if record.number == UNTOUCHED else {**train, **record.config}
-        self._client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        return str(run.info.run_id)
+        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
     def _log(self, run_id: str, metrics: Mapping[str, float], when: float, step: int) -> None:
         finite = [Metric(k, v, _milliseconds(when), step) for k, v in metrics.items() if math.isfinite(v)]
@@ -250,8 +270,8 @@ class Tracker:
         try:
             action()
             self.trouble = ""
-        except (MlflowException, OSError) as error:
-            self.trouble = str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 - MLflow's stores raise errors of every library they are built on
+            self.trouble = errors.summary(error)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -117,9 +117,10 @@ class Books:
 
     def _drop_displacements(self) -> None:
         """Keep the displacements of the trials that may yet be confirmed, and no others."""
-        kept = [record for record in ranked(self.ledger.records.values()) if record.feasible][: self.budget.confirm + 1]
+        feasible = [record for record in ranked(self.ledger.records.values()) if record.feasible]
+        kept = feasible[: self.budget.confirm + 1]  # the untouched encoder is among the feasible
         for record in self.ledger.finished():
-            if record not in kept:
+            if record not in kept and not record.confirmed:
                 for name in ("displacement.safetensors", "checkpoint.safetensors"):
                     (self.ledger.trial_folder(record.number) / name).unlink(missing_ok=True)
 

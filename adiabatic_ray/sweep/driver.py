@@ -23,7 +23,7 @@ from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.local import cache_folder
 from adiabatic_ray.sweep.materials import Data, Filling, Materials
 from adiabatic_ray.sweep.tuning import run_trials
-from adiabatic_ray.sweep.workbench import Workplace
+from adiabatic_ray.sweep.workbench import DISPLACEMENT, Workplace
 
 
 def run(sweep: config.Sweep, console: Console) -> Record | None:
@@ -46,14 +46,16 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
             shared = _fill(sweep, data, place, ledger, console, interrupted)
             mirror = _Mirror(sweep, ledger, data)
             books = _books(sweep, ledger, mirror, console, interrupted)
+            status = "FAILED"
             try:
                 if not books.over:
                     run_trials(books, sweep, shared, layout)
                 if not interrupted.is_set():
                     _confirm(sweep, ledger, shared, place, console)
+                status = "FAILED" if books.failed else "FINISHED"
             finally:
                 console.clear()
-                _finish(sweep, ledger, mirror, console, interrupted=interrupted.is_set())
+                _finish(sweep, ledger, mirror, console, "KILLED" if interrupted.is_set() else status)
     if interrupted.is_set():
         raise KeyboardInterrupt
     if books.failed:
@@ -129,19 +131,19 @@ def _books(
 def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Workplace, console: Console) -> None:
     """Measure the best feasible trials on the confirmation sets, and export the best."""
     feasible = [record for record in ranked(ledger.records.values()) if record.feasible and record.number != UNTOUCHED]
-    chosen = feasible[: sweep.budget.confirm]
+    # A budget that was raised since may ask for trials whose displacements were not kept.
+    chosen = [r for r in feasible[: sweep.budget.confirm] if (ledger.trial_folder(r.number) / DISPLACEMENT).is_file()]
     pending = [record for record in chosen if not record.confirmation] if shared.confirmation else []
     target = ledger.folder / "best"
-    if not chosen or (not pending and _exported(target) is not None):
-        return
     folders = [ledger.trial_folder(record.number) for record in pending]
     found = place.run(workbench.confirm, sweep, shared, folders)
     for done, (record, metrics) in enumerate(zip(pending, found, strict=False), start=1):
         console.progress(f"confirming the best trials, {done}/{len(pending)}")
         ledger.put(dataclasses.replace(record, confirmation=metrics))
     winner = best(ledger.records.values())
-    assert winner is not None
-    if _exported(target) != winner.number:
+    if winner is None:
+        shutil.rmtree(target, ignore_errors=True)  # from an earlier run, before confirmation refuted it
+    elif _exported(target) != winner.number:
         console.progress("exporting the best encoder")
         partial = ledger.folder / ".best.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -159,23 +161,28 @@ def _exported(folder: Path) -> int | None:
     return int(json.loads(path.read_text())["number"]) if path.is_file() else None
 
 
-def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Console, *, interrupted: bool) -> None:
+def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Console, status: str) -> None:
     """Write the leaderboard and the figures, bring MLflow up to date, and say where everything is."""
     records = list(ledger.records.values())
     winner = best(records)
     report = _write_report(sweep, ledger, winner)
     console.leaderboard(records, sweep.search.objective)
     console.progress("bringing MLflow up to date")
-    exported = ledger.folder / "best" / "query_encoder"
-    trouble = mirror.finish(report, winner, exported if exported.is_dir() else None, interrupted=interrupted)
+    of_winner = winner is not None and _exported(ledger.folder / "best") == winner.number
+    exported = ledger.folder / "best" / "query_encoder" if of_winner else None
+    trouble = mirror.finish(report, winner, exported, status)
     console.clear()
     tuned = [record for record in records if record.number != UNTOUCHED]
-    if winner is None and not interrupted and tuned:
+    refuted = [record for record in tuned if record.feasible and record.confirmed is False]
+    if refuted and winner is None:
+        console.say(
+            f"none of the {len(refuted)} best feasible trials stayed feasible on the confirmation sets, so none is "
+            "handed over; search smaller learning rates, or confirm more (`budget.confirm`) in a sweep of another name"
+        )
+    elif winner is None and status == "FINISHED" and tuned:
         nearest = ranked(tuned)[0]
-        console.say(f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint}")
-    if winner is not None and winner.confirmed is False:
-        console.say(f"note: trial {winner.number} is not feasible on the confirmation sets, and no other trial is")
-    if winner is not None and exported.is_dir():
+        console.say(f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint:+.2f}")
+    if winner is not None and exported is not None:
         console.say(f"best query encoder: {exported} (trial {winner.number})")
     console.say(f"report: {ledger.folder / 'leaderboard.html'}")
     if trouble:
@@ -184,7 +191,7 @@ def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Conso
         console.say(f"MLflow: mlflow server --backend-store-uri {mirror.uri}")
     else:
         console.say(f"MLflow: {mirror.uri}")
-    if interrupted:
+    if status == "KILLED":
         console.say("stopped; run the same command to go on")
 
 
@@ -218,7 +225,7 @@ class _Mirror:
     def notify(self) -> None:
         self._tracker.notify()
 
-    def finish(self, report: list[Path], winner: Record | None, encoder: Path | None, *, interrupted: bool) -> str:
+    def finish(self, report: list[Path], winner: Record | None, encoder: Path | None, status: str) -> str:
         """Deliver the rest; why not everything could be delivered, or an empty text."""
 
         def deliver() -> None:
@@ -227,8 +234,8 @@ class _Mirror:
             if winner is not None:
                 metrics = {**winner.metrics, **{f"confirmation/{k}": v for k, v in winner.confirmation.items()}}
                 self._mirror.log_summary(metrics, {"best.trial": str(winner.number), "best.worst": winner.worst})
-            if encoder is not None and not interrupted:
-                self._mirror.log_model(encoder)
-            self._mirror.close("KILLED" if interrupted else "FINISHED")
+            if encoder is not None and winner is not None:
+                self._mirror.log_model(encoder, winner.number)
+            self._mirror.close(status)
 
         return self._tracker.finish(deliver)

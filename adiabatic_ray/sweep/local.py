@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from adiabatic_ray import config
+import pandas as pd
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data.sets import Ranking
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, export
 from adiabatic_ray.sweep import materials
@@ -37,6 +40,8 @@ def train(sweep: config.Sweep, out: Path, console: Console) -> None:
             assert progress.displacement is not None
             export.save(model, out, progress.displacement.tensors())
             console.say(f"query encoder: {out}")
+    if progress.status != "complete":
+        raise errors.SweepError(f"training ended as {progress.status}: {progress.reason}; nothing was written.")
 
 
 def evaluate(
@@ -45,23 +50,38 @@ def evaluate(
     sources: Mapping[str, config.Source],
     out: Path,
     cache: Path,
+    seed: int,
     console: Console,
 ) -> None:
-    """Measure an encoder on data sets and write `discordance.csv` to `out`.
+    """Measure an encoder on data sets; writes `discordance.csv`, and `ranking.csv` for BEIR sets, to `out`.
 
     With a base to compare with, the documents are embedded by the base, as in a system that has them stored.
     """
     from adiabatic_ray.data import sources as reading
 
-    data = {name: reading.load(name, source, seed=0) for name, source in sources.items()}
+    data = {name: reading.load(name, source, seed) for name, source in sources.items()}
     out.mkdir(parents=True, exist_ok=True)
     filler = Filler(_load(base or model), cache)
     benchmark = Benchmark([console.drain(filler.part(name, found)) for name, found in data.items()])
     found = untouched = benchmark.untouched()
     if base is not None:
         tuned = _load(model)
+        if tuned.dimension != filler.encoder.dimension:
+            raise errors.ModelError(
+                f"{model.name} embeds into {tuned.dimension} dimensions and {base.name} into "
+                f"{filler.encoder.dimension}; they cannot be compared on the same documents."
+            )
         found = benchmark.measure(lambda texts: tuned.encode(texts, "query"))
     benchmark.write_discordance(out / "discordance.csv", found, paired=base is not None)
+    rankings = [name for name, one in data.items() if isinstance(one, Ranking)]
+    if rankings:
+        rows = [
+            (name, key.removesuffix(f"/{name}"), value)
+            for name in rankings
+            for key, value in found.metrics.items()
+            if key.endswith(f"/{name}")
+        ]
+        pd.DataFrame(rows, columns=["dataset", "measure", "value"]).to_csv(out / "ranking.csv", index=False)
     console.measurement(data, found, untouched if base is not None else None)
     console.say(f"wrote {out / 'discordance.csv'}")
 

@@ -53,7 +53,7 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
             f"prompts {model.prompts}, at most {model.max_length['query']} tokens a query and "
             f"{model.max_length['passage']} a passage"
         )
-        for mask in masks(sweep):
+        for mask in space.masks(sweep):
             yield from _mask_lines(mask, model)
     remote = [source.path for source in _sources(sweep) if sources.is_hub_id(source.path)]
     if remote:
@@ -80,13 +80,6 @@ def describe_trials(sweep: config.Sweep) -> str:
 def number_of_trials(sweep: config.Sweep) -> int:
     """As many as the budget allows and as there are different configurations."""
     return min(n for n in (space.size(sweep.search), sweep.budget.trials) if n is not None)
-
-
-def masks(sweep: config.Sweep) -> list[str]:
-    """The freezing masks that trials may have."""
-    choices = sweep.search.space.get("freeze", [sweep.train.freeze])
-    assert isinstance(choices, list)
-    return [str(mask) for mask in choices]
 
 
 def _mask_lines(mask: str, model: Encoder) -> Iterator[str]:

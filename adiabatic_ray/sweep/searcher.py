@@ -29,12 +29,11 @@ import optuna
 from optuna.trial import TrialState
 
 from adiabatic_ray import config
-from adiabatic_ray.report.ledger import Record
+from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Record
 from adiabatic_ray.sweep import space
 from adiabatic_ray.sweep.space import Config
 
 CONSTRAINT = "no_degradation"
-FAILED_CONSTRAINT = 1000.0
 # Proposals that were made before are not made again: so often the sampler is asked anew, and then chance.
 SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20
 

@@ -48,3 +48,10 @@ def size(search: config.Search) -> int | None:
         else:
             return None
     return count
+
+
+def masks(sweep: config.Sweep) -> list[str]:
+    """The freezing masks that trials may have."""
+    choices = sweep.search.space.get("freeze", [sweep.train.freeze])
+    assert isinstance(choices, list)
+    return [str(mask) for mask in choices]

@@ -1,19 +1,21 @@
 """One trial inside a Ray actor.
 
-An actor loads the encoder once. Trials that follow each other on it share the encoder, its tokenized queries and the
-memory-mapped documents, so that the next one starts at once.
+An actor loads the encoder once. Trials that follow each other on it share the encoder, the tokenized training queries
+and the memory-mapped documents, so that the next one starts at once.
 """
 
 from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
-from adiabatic_ray import config
+from adiabatic_ray import config, errors
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.sweep import workbench
 from adiabatic_ray.sweep.materials import Materials
@@ -45,16 +47,21 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
         try:
             progress = next(self.trial)
             report = self._report(progress)
+        except torch.AcceleratorError:
+            raise  # the process is of no use any more: Tune goes on in another one
         except Exception as error:  # noqa: BLE001 - a configuration that fails is a result, not the sweep's end
             (self.trial_folder / "error.txt").write_text(traceback.format_exc())
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            report = self._ended("crashed", f"{reason} (see {self.trial_folder / 'error.txt'})")
+            report = self._ended("crashed", f"{errors.summary(error)} (see {self.trial_folder / 'error.txt'})")
         return {"report": report, "done": report["status"] != "running"}
 
     def _start(self, chosen: dict[str, Any]) -> None:
         self.number = chosen.pop("number")
         self.trial_folder = self.folder / "trials" / f"{self.number:04d}"
-        self.trial = trial.run(
+        self.trial = self._run(chosen)
+
+    def _run(self, chosen: dict[str, Any]) -> Generator[trial.Progress[Measurement], None, None]:
+        """The trial's progress; nothing happens, and nothing fails, before the first `step`."""
+        yield from trial.run(
             self.encoder,
             self.data,
             config.trial_settings(self.sweep, chosen),

@@ -10,7 +10,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from adiabatic_ray import config
+from adiabatic_ray import config, errors
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.materials import Materials
 from adiabatic_ray.sweep.resources import Plan
@@ -116,7 +116,7 @@ class _Silent(tune.ProgressReporter):  # type: ignore[misc]
 def _reason(error: BaseException | None) -> str:
     """What ended a process, in a line."""
     if isinstance(error, ray.exceptions.RayTaskError):
-        return f"{type(error.cause).__name__}: {str(error.cause).splitlines()[0]}"
+        return errors.summary(error.cause)
     if isinstance(error, ray.exceptions.RayActorError):
         return "its process died (killed, out of memory on its node, or its node was lost)"
     return (str(error).strip().splitlines() or ["unknown"])[-1]

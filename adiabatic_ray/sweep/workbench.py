@@ -12,9 +12,9 @@ import torch
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate.benchmark import Benchmark, Part
-from adiabatic_ray.model import encoder, export
+from adiabatic_ray.model import encoder, export, freezing
 from adiabatic_ray.model.encoder import Encoder
-from adiabatic_ray.sweep import session
+from adiabatic_ray.sweep import session, space
 from adiabatic_ray.sweep.materials import Data, Filler, Filling, Materials
 from adiabatic_ray.sweep.resources import Plan
 from adiabatic_ray.train import checkpoint
@@ -62,7 +62,12 @@ def fill(
     """Fill all tables under `root`, yielding progress.
 
     At last come the materials, and the untouched encoder's metrics on the selection and on the confirmation sets.
+
+    Raises:
+        MaskError: a freezing mask of the sweep does not fit the encoder.
     """
+    for mask in space.masks(sweep):
+        freezing.trainable(mask, model.parameters)
     shared = yield from Filler(model, root).materials(data)
     yield shared, _untouched(sweep, shared.selection), _untouched(sweep, shared.confirmation)
 

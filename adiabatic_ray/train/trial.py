@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from adiabatic_ray import config
+from adiabatic_ray import config, errors
 from adiabatic_ray.data import triplets
 from adiabatic_ray.data.sets import Rows, Triplets
 from adiabatic_ray.model import freezing
@@ -111,7 +111,7 @@ def run(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        reason = f"out of memory at batch size {settings.batch_size}: {str(error).splitlines()[0]}"
+        reason = f"out of memory at batch size {settings.batch_size}: {errors.summary(error)}"
         yield Progress(trainer.step if trainer else 0, total, "out_of_memory", reason=reason)
     finally:
         if trainer is not None:

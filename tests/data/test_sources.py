@@ -143,6 +143,11 @@ def test_unusable_files(tmp_path: Path, name: str, content: bytes, message: str)
     assert str(failure.value).startswith("mine: ")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbfquery,positive,negative\na,b,c\n")
+    assert load(tmp_path / "bom.csv").queries == ["a"]
+
+
 def test_paths_that_are_nowhere(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match=r"none.csv does not exist"):
         load(tmp_path / "none.csv")
@@ -198,6 +203,27 @@ def test_xnli_drops_are_counted(tmp_path: Path) -> None:
     }
 
 
+def test_xnli_one_row_a_language(tmp_path: Path) -> None:
+    """The layout of XNLI's own TSV files."""
+    labels = ("neutral", "contradiction", "entailment")
+    rows = [
+        {"language": x, "gold_label": label, "sentence1": f"{p} {x}", "sentence2": f"{p} {label} {x}", "promptID": i}
+        for x in ("en", "de")
+        for i, p in enumerate("ab")
+        for label in labels
+    ]
+    columns = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label", "id": "promptID"}
+    data = load(write(tmp_path / "x.tsv", rows), columns=columns)
+    assert data.languages == ["de", "en"]
+    assert [[data.queries[i] for i in row] for row in data.premise] == [["a de", "a en"], ["b de", "b en"]]
+    for label in labels:
+        found = [[data.passages[i] for i in row] for row in getattr(data, label)]
+        assert found == [[f"a {label} de", f"a {label} en"], [f"b {label} de", f"b {label} en"]]
+    write(tmp_path / "y.tsv", [row | {"promptID": 0} for row in rows])
+    with pytest.raises(errors.DataError, match=r"two pairs of the label 'neutral' in en under the id 0"):
+        load(tmp_path / "y.tsv", columns=columns)
+
+
 def test_xnli_of_one_language_is_refused(tmp_path: Path) -> None:
     rows = [{"premise": "a", "hypothesis": "b", "label": 0}]
     with pytest.raises(errors.DataError, match=r"holds one language; expected premises in several"):
@@ -236,6 +262,10 @@ def test_beir_faults(tmp_path: Path) -> None:
     write(folder / "qrels.jsonl", [{"query-id": "q1", "corpus-id": d, "score": 1} for d in ("d1", "d9")])
     data = load(folder)
     assert data.dropped == {"a judgement of an unknown passage": 1, "a query without a relevant passage": 1}
+    twice = [{"query-id": "q1", "corpus-id": "d1", "score": score} for score in ("1.0", "2.0")]
+    write(folder / "qrels.jsonl", twice)
+    assert load(folder).judgements == [{0: 1}]
+    assert load(folder).dropped["a second judgement of the same pair"] == 1
     write(folder / "corpus.jsonl", [{"_id": "d1", "text": "one"}, {"_id": "d1", "text": "uno"}])
     with pytest.raises(errors.DataError, match=r"two different texts under the id 'd1'; ids must be unique"):
         load(folder)

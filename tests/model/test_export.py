@@ -9,11 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 
+from adiabatic_ray import config
+from adiabatic_ray.model import encoder as encoders
 from adiabatic_ray.model import export
 from adiabatic_ray.model.displacement import Displacement
 
 TEXTS = ["who reads a book?", "кто читает книгу"]
+
+
+def test_exported_encoder_truncates_as_queries_were(pocket: Path, tmp_path: Path) -> None:
+    settings = config.Model(name=str(pocket / "encoder"), max_length=config.Lengths(query=6))
+    short = encoders.load(settings)
+    export.save(short, tmp_path / "short")
+    loaded = SentenceTransformer(str(tmp_path / "short"), device="cpu")
+    text = ["the teacher reads a book and the doctor writes a letter"]
+    assert torch.allclose(torch.from_numpy(loaded.encode_query(text)), short.encode(text, "query"), atol=1e-5)
 
 
 def test_exported_encoder_embeds_as_base_plus_displacement(encoder: Any, tmp_path: Path) -> None:

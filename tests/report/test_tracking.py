@@ -146,11 +146,13 @@ def test_artifacts_and_model(ledger: Ledger, pocket: Path, tmp_path: Path) -> No
     page = tmp_path / "leaderboard.html"
     page.write_text("<p>")
     ours.log_artifacts([page])
-    uri = ours.log_model(pocket / "encoder")
+    ours.log_model(pocket / "encoder", 4)
+    ours.log_model(pocket / "encoder", 4)  # the same trial's: logged already
     client = mlflow.MlflowClient(tracking.default_uri(ledger.folder.parent))
     parent = runs(ledger)["parent"].info.run_id
     assert {"leaderboard.html", "sweep.json"} <= {artifact.path for artifact in client.list_artifacts(parent)}
-    loaded = mlflow.sentence_transformers.load_model(uri)
+    (logged,) = client.search_logged_models([client.get_run(parent).info.experiment_id])
+    loaded = mlflow.sentence_transformers.load_model(logged.model_uri)
     assert loaded.encode("who reads a book?").shape == (96,)
 
 

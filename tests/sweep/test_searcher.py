@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from adiabatic_ray import config
-from adiabatic_ray.report.ledger import Point, Record
+from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Point, Record
 from adiabatic_ray.sweep import searcher, space
 from adiabatic_ray.sweep.searcher import ConstrainedSearch
 
@@ -111,7 +111,7 @@ def test_a_stopped_trial_is_pruned_with_the_constraint_of_its_last_point() -> No
 def test_a_failed_trial_is_told_as_far_from_feasible(state: str, sampler: str, told_as: TrialState) -> None:
     trial = told(state, sampler)
     assert trial.state == told_as
-    assert trial.constraints[searcher.CONSTRAINT] == math.asinh(searcher.FAILED_CONSTRAINT)
+    assert trial.constraints[searcher.CONSTRAINT] == math.asinh(FAILED_CONSTRAINT)
 
 
 def test_optuna_never_calls_an_infeasible_trial_the_best() -> None:

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.report import tracking
-from adiabatic_ray.report.ledger import Ledger, Record, best
+from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Ledger, Record, best
 from adiabatic_ray.sweep import driver
 from adiabatic_ray.sweep.console import Console
 
@@ -120,13 +120,13 @@ def test_the_same_seed_gives_the_same_trials(load_sweep: Load) -> None:
 
 
 def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> None:
-    """A rate without bounds, a mask that does not fit, harm beyond doubt, and a sound trial."""
+    """A rate without bounds, a precision that this device does not have, harm beyond doubt, and a sound trial."""
     sweep = load_sweep(
         {
             "search": {
                 "objective": "questions",
                 "method": "grid",
-                "space": {"learning_rate": [1e30, 3e-2, 1e-6], "freeze": ["embeddings", "layer.9"]},
+                "space": {"learning_rate": [1e30, 3e-2, 1e-6], "mixed_precision": ["no", "fp16"]},
             },
             "train.steps": 40,
             "train.evaluations": 4,
@@ -135,20 +135,23 @@ def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> 
         }
     )
     winner, ledger = run(sweep)
-    states = {(r.config["learning_rate"], r.config["freeze"]): r for n, r in ledger.records.items() if n}
-    assert states[1e30, "embeddings"].state == "diverged"
-    assert "the loss is nan" in states[1e30, "embeddings"].reason
-    assert states[3e-2, "embeddings"].state in ("stopped", "diverged")
+    states = {(r.config["learning_rate"], r.config["mixed_precision"]): r for n, r in ledger.records.items() if n}
+    assert states[1e30, "no"].state == "diverged"
+    assert "the loss is nan" in states[1e30, "no"].reason
+    assert states[3e-2, "no"].state in ("stopped", "diverged")
     for rate in (1e30, 3e-2, 1e-6):
-        crashed = states[rate, "layer.9"]
+        crashed = states[rate, "fp16"]
         assert crashed.state == "crashed"
-        assert crashed.reason.startswith("MaskError: freeze: the pattern `layer.9`")
+        assert crashed.reason.startswith("ValueError: fp16 mixed precision")
+        assert (crashed.constraint, crashed.feasible) == (FAILED_CONSTRAINT, False)
         assert "Traceback" in (ledger.trial_folder(crashed.number) / "error.txt").read_text()
-    assert winner == states[1e-6, "embeddings"]
+    assert winner == states[1e-6, "no"]
     runs = mlflow_runs(sweep)
     for number, record in ledger.records.items():
         expected = {"complete": "FINISHED", "stopped": "KILLED"}.get(record.state, "FAILED")
         assert runs[str(number)].info.status == expected
+        assert runs[str(number)].data.metrics["feasible"] == float(record.feasible)
+        assert runs[str(number)].data.metrics["constraint"] == pytest.approx(record.constraint)
 
 
 def test_harmful_trials_stop_early(load_sweep: Load) -> None:
@@ -184,7 +187,7 @@ def test_too_many_crashes_end_the_sweep(load_sweep: Load) -> None:
             "search": {
                 "objective": "questions",
                 "method": "grid",
-                "space": {"freeze": ["layer.7", "layer.8", "layer.9"]},
+                "space": {"mixed_precision": ["fp16"], "margin": [0.1, 0.2, 0.3]},
             },
             "budget": {"failed_trials": 1},
             "evaluate.confirmation": None,
@@ -200,6 +203,8 @@ def test_what_cannot_work_fails_before_any_trial(load_sweep: Load, tmp_path: Pat
         run(load_sweep({"resources.cpus_per_trial": 64, "name": "a"}))
     with pytest.raises(errors.DataError, match=r"questions: .*none.jsonl does not exist"):
         run(load_sweep({"evaluate.selection.questions.path": str(tmp_path / "none.jsonl"), "name": "b"}))
+    with pytest.raises(errors.MaskError, match=r"freeze: the pattern `layer.9`"):
+        run(load_sweep({"search.space.freeze": ["embeddings", "layer.9"], "name": "d"}))
     with pytest.raises(errors.ModelError, match=r"holds no model"):
         run(load_sweep({"model.name": str(tmp_path), "name": "c"}))
 
