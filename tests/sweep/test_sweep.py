@@ -217,3 +217,20 @@ def test_several_trials_at_once(load_sweep: Load) -> None:
     spans = [(r.started, r.finished) for n, r in ledger.records.items() if n]
     assert any(a[0] < b[0] < (a[1] or 0) for a in spans for b in spans if a != b), "no two trials overlapped"
     assert len({tuple(r.config.items()) for n, r in ledger.records.items() if n}) == 4
+
+
+@pytest.mark.slow
+def test_what_is_handed_over_follows_the_winner(load_sweep: Load) -> None:
+    """A larger budget finds a better trial, or confirms more of them."""
+    changes = {
+        "search": {"objective": "questions", "method": "grid", "space": {"learning_rate": [1e-7, 3e-5]}},
+        "train.steps": 40,
+        "constraint": {"data": "xnli", "margin": 90.0, "alpha": 1e-9},
+        "evaluate.confirmation": None,
+    }
+    for trials in (1, 2):
+        winner, ledger = run(load_sweep(changes | {"budget": {"trials": trials, "confirm": trials}}))
+        assert winner is not None
+        assert winner.number == trials
+        assert json.loads((ledger.folder / "best" / "trial.json").read_text())["number"] == trials
+    assert mlflow_runs(load_sweep(changes))["parent"].data.tags["best.model"] == "2"
