@@ -120,13 +120,17 @@ def test_the_same_seed_gives_the_same_trials(load_sweep: Load) -> None:
 
 
 def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> None:
-    """A rate without bounds, a precision that this device does not have, harm beyond doubt, and a sound trial."""
+    """A rate without bounds, settings that do not go together, harm beyond doubt, and a sound trial."""
     sweep = load_sweep(
         {
             "search": {
                 "objective": "questions",
                 "method": "grid",
-                "space": {"learning_rate": [1e30, 3e-2, 1e-6], "mixed_precision": ["no", "fp16"]},
+                "space": {
+                    "learning_rate": [1e30, 3e-2, 1e-6],
+                    "loss": ["triplet_margin", "infonce"],
+                    "batch_size": [1],
+                },
             },
             "train.steps": 40,
             "train.evaluations": 4,
@@ -135,17 +139,17 @@ def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> 
         }
     )
     winner, ledger = run(sweep)
-    states = {(r.config["learning_rate"], r.config["mixed_precision"]): r for n, r in ledger.records.items() if n}
-    assert states[1e30, "no"].state == "diverged"
-    assert "the loss is nan" in states[1e30, "no"].reason
-    assert states[3e-2, "no"].state in ("stopped", "diverged")
+    states = {(r.config["learning_rate"], r.config["loss"]): r for n, r in ledger.records.items() if n}
+    assert states[1e30, "triplet_margin"].state == "diverged"
+    assert "the loss is nan" in states[1e30, "triplet_margin"].reason
+    assert states[3e-2, "triplet_margin"].state in ("stopped", "diverged")
     for rate in (1e30, 3e-2, 1e-6):
-        crashed = states[rate, "fp16"]
+        crashed = states[rate, "infonce"]
         assert crashed.state == "crashed"
-        assert crashed.reason.startswith("ValueError: fp16 mixed precision")
+        assert crashed.reason.startswith("InvalidValue: `batch_size` must be at least 2 for the loss `infonce`")
         assert (crashed.constraint, crashed.feasible) == (FAILED_CONSTRAINT, False)
         assert "Traceback" in (ledger.trial_folder(crashed.number) / "error.txt").read_text()
-    assert winner == states[1e-6, "no"]
+    assert winner == states[1e-6, "triplet_margin"]
     runs = mlflow_runs(sweep)
     for number, record in ledger.records.items():
         expected = {"complete": "FINISHED", "stopped": "KILLED"}.get(record.state, "FAILED")
@@ -187,7 +191,7 @@ def test_too_many_crashes_end_the_sweep(load_sweep: Load) -> None:
             "search": {
                 "objective": "questions",
                 "method": "grid",
-                "space": {"mixed_precision": ["fp16"], "margin": [0.1, 0.2, 0.3]},
+                "space": {"loss": ["infonce"], "batch_size": [1], "margin": [0.1, 0.2, 0.3]},
             },
             "budget": {"failed_trials": 1},
             "evaluate.confirmation": None,
