@@ -69,6 +69,7 @@ def connected() -> Iterator[bool]:
         return
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     address = os.environ.get("RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if address:
         try:
             _knock(address)
@@ -77,6 +78,7 @@ def connected() -> Iterator[bool]:
             raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
     else:
         ray.init(address="local", include_dashboard=False, **options)
+    signal.signal(signal.SIGTERM, on_sigterm)  # `ray.init` puts its own in place, which exits at once
     try:
         yield not address
     finally:
