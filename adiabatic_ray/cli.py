@@ -98,36 +98,31 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    import dataclasses
-
     from adiabatic_ray import config
     from adiabatic_ray.sweep import local
 
     path, _, section = options.data.partition(".yaml:")
     if section:
         sweep = _load(Path(f"{path}.yaml"))
-        sources, like, cache, seed = _section(sweep, section), sweep.model, local.cache_folder(sweep), sweep.seed
+        sources, like = _section(sweep, section), sweep.model
+        cache, seed = local.cache_folder(sweep), sweep.seed
     else:
         name = Path(options.data).stem
-        sources, like, cache, seed = (
-            {name: config.Source(path=options.data)},
-            config.Model(name=""),
-            options.out / "cache",
-            0,
-        )
-    # Prompts, lengths and pooling are the sweep file's where it gives any, else each model's own.
-    model = dataclasses.replace(like, name=options.model, revision=_revision(like, options.model))
-    base = (
-        dataclasses.replace(like, name=options.against, revision=_revision(like, options.against))
-        if options.against
-        else None
-    )
+        sources, like = {name: config.Source(path=options.data)}, config.Model(name="")
+        cache, seed = options.out / "cache", 0
+    model = _encoder(like, options.model)
+    base = _encoder(like, options.against) if options.against else None
     local.evaluate(model, base, sources, options.out, cache, seed, _console())
 
 
-def _revision(like: config.Model, name: str) -> str | None:
-    """The sweep file's revision is one of its own model, and of no other."""
-    return like.revision if name == like.name else None
+def _encoder(like: config.Model, name: str) -> config.Model:
+    """An encoder with a sweep file's prompts, lengths and pooling where it gives any, else its own.
+
+    The file's revision is one of the file's own model, and of no other.
+    """
+    import dataclasses
+
+    return dataclasses.replace(like, name=name, revision=like.revision if name == like.name else None)
 
 
 def _section(sweep: config.Sweep, section: str) -> dict[str, config.Source]:
