@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -100,7 +101,7 @@ class _Telling(tune.Callback):  # type: ignore[misc]
         self.books.ended(trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        self.books.ended(trial.config["number"], crash=_reason(trial.get_error()))
+        self.books.ended(trial.config["number"], crash=_reason(trial))
 
 
 class _Silent(tune.ProgressReporter):  # type: ignore[misc]
@@ -113,10 +114,17 @@ class _Silent(tune.ProgressReporter):  # type: ignore[misc]
         pass
 
 
-def _reason(error: BaseException | None) -> str:
-    """What ended a process, in a line."""
+def _reason(trial: Any) -> str:
+    """What ended a trial's process, in a line.
+
+    `trial.get_error` would look where Tune copies its files to later; the driver's own copy is there already.
+    """
+    if trial.pickled_error_file is None:  # no error of Ray's: Tune keeps its text only
+        return Path(trial.error_file).read_text().strip().splitlines()[-1]
+    with Path(trial.pickled_error_file).open("rb") as file:
+        error = ray.cloudpickle.load(file)  # written by this process a moment ago
     if isinstance(error, ray.exceptions.RayTaskError):
         return errors.summary(error.cause)
     if isinstance(error, ray.exceptions.RayActorError):
         return "its process died (killed, out of memory on its node, or its node was lost)"
-    return (str(error).strip().splitlines() or ["unknown"])[-1]
+    return errors.summary(error)
