@@ -113,6 +113,7 @@ class Train:
     gradient_accumulation_steps: int = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     dropout: bool = False
+    seed: int | None = None  # of the batches and of dropout; `None` is the sweep's
     evaluations: int = 2
 
     def __post_init__(self) -> None:
@@ -140,6 +141,9 @@ class Train:
             "batch_size",
             "must be at least 2 for the loss `infonce`, whose negatives are the other passages of the batch",
         )
+        _require(
+            self.seed is None or 0 <= self.seed < 2**32, "seed", f"must lie between 0 and 2^32 - 1, but got {self.seed}"
+        )
         _require(bool(self.freeze.strip()), "freeze", "must not be empty; write `none` to freeze nothing")
 
 
@@ -153,8 +157,15 @@ class Evaluate:
     __pydantic_config__: ClassVar = STRICT
     selection: dict[str, Source]
     confirmation: dict[str, Source] = field(default_factory=dict)
+    # A trained displacement is also measured scaled down by each of these, which costs no training; empty: it is not.
+    scales: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
 
     def __post_init__(self) -> None:
+        for scale in self.scales:
+            _require(
+                0 < scale < 1, "scales", f"must lie between 0 and 1 (1 itself is always measured), but got {scale}"
+            )
+        _require(len(set(self.scales)) == len(self.scales), "scales", f"names a scale twice: {self.scales}")
         _require(len(self.selection) > 0, "selection", "must name at least one data set")
         for section in ("selection", "confirmation"):
             for name in getattr(self, section):

@@ -12,7 +12,8 @@ from torch import Tensor
 from adiabatic_ray import config, errors
 from adiabatic_ray.data.cache import Table
 from adiabatic_ray.data.sets import DataSet, Ranking, Triplets, Xnli
-from adiabatic_ray.evaluate import discordance, ranking, significance
+from adiabatic_ray.evaluate import discordance, outcomes, ranking, significance
+from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.model.encoder import Encode
 
 
@@ -85,7 +86,7 @@ class Benchmark:
 
     def _compare(self, found: Mapping[str, Tensor | dict[str, float]]) -> Measurement:
         metrics: dict[str, float] = {}
-        outcomes: dict[str, Tensor] = {}
+        tuned_outcomes: dict[str, Tensor] = {}
         for part in self.parts:
             name, base, tuned = part.data.name, self._base[part.data.name], found[part.data.name]
             if isinstance(tuned, dict):
@@ -94,7 +95,7 @@ class Benchmark:
                 metrics[f"ndcg_at_10_change/{name}"] = tuned["ndcg_at_10"] - base["ndcg_at_10"]
                 continue
             assert isinstance(base, Tensor)
-            outcomes[name] = tuned
+            tuned_outcomes[name] = tuned
             metrics[f"pnd/{name}"] = discordance.pnd(tuned)
             metrics[f"improvement/{name}"] = discordance.improvement(int(base.sum()), int(tuned.sum()))
             if isinstance(part.data, Xnli):
@@ -107,7 +108,7 @@ class Benchmark:
         if self.objective:
             metrics["gain"] = metrics[f"improvement/{self.objective}"]
             metrics["p_value"] = metrics[f"p_value/{self.objective}"]
-        violation = self._violation(outcomes) if self.constraint else None
+        violation = self._violation(tuned_outcomes) if self.constraint else None
         if violation:
             metrics |= {
                 "constraint": violation.value,
@@ -117,12 +118,12 @@ class Benchmark:
                 "constraint/upper": violation.upper,
                 "worst_language": self._worst_language(metrics),
             }
-        return Measurement(outcomes, metrics, violation)
+        return Measurement(tuned_outcomes, metrics, violation)
 
-    def _violation(self, outcomes: Mapping[str, Tensor]) -> significance.Violation:
+    def _violation(self, found: Mapping[str, Tensor]) -> significance.Violation:
         assert self.constraint is not None
         name = self.constraint.data
-        base, tuned = self._base[name], outcomes[name]
+        base, tuned = self._base[name], found[name]
         assert isinstance(base, Tensor)
         data = next(part.data for part in self.parts if part.data.name == name)
         if isinstance(data, Xnli):
@@ -137,6 +138,11 @@ class Benchmark:
         prefix = f"improvement/{self.constraint.data}"
         languages = [value for key, value in metrics.items() if key.startswith(f"{prefix}/")]
         return min(languages, default=metrics[prefix])
+
+    def write_outcomes(self, path: Path, by_scale: Mapping[float, Measurement]) -> None:
+        """Write the outcomes of a displacement at each of its scales."""
+        languages = {part.data.name: part.data.languages for part in self.parts if isinstance(part.data, Xnli)}
+        outcomes.save(path, Outcomes({scale: found.outcomes for scale, found in by_scale.items()}, languages))
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row a set, and for XNLI one a comparison and pair of languages."""

@@ -32,10 +32,11 @@ class Displacement(nn.Module):
     def encoder(self) -> Encoder:
         return self._shared[0]
 
-    def weights(self) -> dict[str, Tensor]:
-        """`base + delta` by name, differentiable in the deltas."""
+    def weights(self, scale: float = 1.0) -> dict[str, Tensor]:
+        """`base + scale * delta` by name, differentiable in the deltas."""
         return {
-            name: self.encoder.parameters[name] + delta for name, delta in zip(self.names, self.deltas, strict=True)
+            name: torch.add(self.encoder.parameters[name], delta, alpha=scale)
+            for name, delta in zip(self.names, self.deltas, strict=True)
         }
 
     def forward(self, features: Features) -> Tensor:

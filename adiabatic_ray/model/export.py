@@ -11,6 +11,14 @@ from torch import Tensor
 
 from adiabatic_ray.model.encoder import Encoder, quiet
 
+QUERY_ENCODER = "query_encoder"
+
+
+def hand_over(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor], card: str) -> None:
+    """Write the tuned query encoder to the folder's `query_encoder`, with its model card."""
+    save(encoder, folder / QUERY_ENCODER, displacement)
+    (folder / QUERY_ENCODER / "README.md").write_text(card, encoding="utf-8")
+
 
 def save(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor] | None = None) -> None:
     """Write the encoder, moved by `displacement` (deltas by name) where given, in safetensors.

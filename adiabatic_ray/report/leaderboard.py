@@ -37,6 +37,9 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
             "gain": record.gain,
             "p_value": record.metrics.get("p_value"),
             "constraint": record.constraint,
+            "scale": record.candidate.scale if record.candidate else None,
+            "scale_gain": record.candidate.gain if record.candidate else None,
+            "scale_constraint": record.candidate.metrics["constraint"] if record.candidate else None,
             **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
             "worst": record.worst,
             **record.config,
@@ -50,11 +53,16 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def standing(record: Record, winner: Record | None) -> str:
-    """What became of a trial, in a word: `best` for the winner, `not confirmed` where confirmation refuted it."""
+    """What became of a trial, in a word.
+
+    `best` is the winner, `feasible at 0.5` one whose displacement is feasible when it is halved, `not confirmed` one
+    that confirmation refuted.
+    """
     if record is winner:
         return "best"
-    if record.feasible:
-        return "not confirmed" if record.confirmed is False else "feasible"
+    if record.candidate:
+        scaled = f"feasible at {record.candidate.scale:g}"
+        return "not confirmed" if record.confirmed is False else "feasible" if record.feasible else scaled
     return "infeasible" if record.state == "complete" else record.state
 
 

@@ -2,7 +2,9 @@
 
 sweep.json                       the sweep's id and its resolved settings
 trials/0007/trial.json           one trial's record, rewritten in one piece whenever it changes
-trials/0007/discordance.csv      its outcomes against the untouched encoder, set by set
+trials/0007/discordance.csv      its counts against the untouched encoder, set by set
+trials/0007/outcomes.safetensors      whether each triplet is discordant, on the selection sets and at each scale
+trials/0007/confirmation.*            the same on the confirmation sets, of those that were confirmed
 trials/0007/checkpoint.safetensors    from its last evaluation point before the end
 trials/0007/displacement.safetensors  when it is done and among the best
 """
@@ -23,6 +25,7 @@ from adiabatic_ray import errors
 
 State = Literal["running", "complete", "stopped", "diverged", "out_of_memory", "crashed"]
 FAILED_CONSTRAINT = 1000.0
+OUTCOMES, CONFIRMATION = "outcomes.safetensors", "confirmation.safetensors"
 UNTOUCHED = 0  # the number of the untouched encoder, which is every sweep's first trial
 
 
@@ -36,11 +39,26 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """What a trial can hand over: its displacement times `scale`, with the metrics and the worst pair there."""
+
+    scale: float
+    metrics: Mapping[str, float]
+    worst: str
+
+    @property
+    def gain(self) -> float:
+        return self.metrics["gain"]
+
+
+@dataclass(frozen=True)
 class Record:
     """One trial.
 
     `stopped` means ended early because it was harmful beyond doubt; a trial that diverged, ran out of memory or crashed
-    has failed, and `reason` says how.
+    has failed, and `reason` says how. `metrics` and `worst` are those of the whole displacement, `scaled` those of
+    parts of it. `confirmation` is of the candidate, on the confirmation sets, and `repeats` of the configuration,
+    trained again with other seeds.
     """
 
     number: int
@@ -51,7 +69,9 @@ class Record:
     finished: float | None = None
     points: tuple[Point, ...] = ()
     worst: str = ""
+    scaled: tuple[Candidate, ...] = ()
     confirmation: Mapping[str, float] = field(default_factory=dict)
+    repeats: tuple[Mapping[str, float], ...] = ()
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -73,38 +93,65 @@ class Record:
 
     @property
     def feasible(self) -> bool:
-        """Whether the trial ran to its end and harmed no language; only such a trial can be the best."""
+        """Whether the trial ran to its end and harmed no language."""
         return self.state == "complete" and self.constraint is not None and self.constraint <= 0
 
     @property
+    def candidate(self) -> Candidate | None:
+        """The largest feasible part of the displacement; the whole of it where the trial is feasible."""
+        if self.state != "complete":
+            return None
+        everything = (*self.scaled, Candidate(1.0, self.metrics, self.worst))
+        feasible = [candidate for candidate in everything if candidate.metrics["constraint"] <= 0]
+        return max(feasible, key=lambda candidate: candidate.scale, default=None)
+
+    @property
     def confirmed(self) -> bool | None:
-        """Whether it is feasible on the confirmation sets too; `None` where it was not confirmed."""
+        """Whether the candidate is feasible on the confirmation sets too; `None` where it was not confirmed."""
         return self.confirmation["constraint"] <= 0 if self.confirmation else None
+
+    @property
+    def steadiness(self) -> tuple[float, float]:
+        """The share of repetitions that stayed feasible, and their mean gain: what confirmed trials are ranked by."""
+        if not self.repeats:
+            return 0.0, 0.0
+        feasible = [repeat["constraint"] <= 0 for repeat in self.repeats]
+        return sum(feasible) / len(feasible), sum(repeat["gain"] for repeat in self.repeats) / len(feasible)
 
     def ended(self, state: State, reason: str = "") -> Record:
         return dataclasses.replace(self, state=state, reason=reason, finished=time.time())
 
 
 def ranked(records: Iterable[Record]) -> list[Record]:
-    """Trials from best to worst: the feasible by gain, then the others by how far they are from feasible."""
+    """Trials from best to worst: by the gain of their candidates, then the others by how far they are from feasible."""
 
     def key(record: Record) -> tuple[bool, bool, float, int]:
         unmeasured = record.constraint is None
-        worth = -(record.gain or 0.0) if record.feasible else (record.constraint or 0.0)
-        return not record.feasible, unmeasured, worth, record.number
+        worth = -record.candidate.gain if record.candidate else (record.constraint or 0.0)
+        return record.candidate is None, unmeasured, worth, record.number
 
     return sorted(records, key=key)
 
 
 def best(records: Iterable[Record]) -> Record | None:
-    """The feasible trial with the largest gain; once some were confirmed, of those that stayed feasible then.
+    """The trial whose candidate has the largest gain; once some were confirmed, of those that stayed feasible then.
 
-    The untouched encoder is no candidate: it is what the others are measured against.
+    Once some were repeated with other seeds, it is the one of them that stayed feasible most often, not the luckiest.
     """
-    feasible = [record for record in ranked(records) if record.feasible and record.number != UNTOUCHED]
-    if any(record.confirmation for record in feasible):
-        feasible = [record for record in feasible if record.confirmed]
-    return feasible[0] if feasible else None
+    left = contenders(records)
+    if any(record.confirmation for record in left):
+        left = [record for record in left if record.confirmed]
+    if any(record.repeats for record in left):
+        left = sorted((record for record in left if record.repeats), key=lambda r: r.steadiness, reverse=True)
+    return left[0] if left else None
+
+
+def contenders(records: Iterable[Record]) -> list[Record]:
+    """Trials that have something to hand over, from best to worst.
+
+    The untouched encoder is not among them: it is what the others are measured against.
+    """
+    return [record for record in ranked(records) if record.candidate and record.number != UNTOUCHED]
 
 
 class Ledger:
@@ -122,7 +169,8 @@ class Ledger:
             found = _read(path)
             if found is not None:  # a trial killed while its first record was written never started
                 points = tuple(Point(**point) for point in found.pop("points"))
-                record = Record(**found, points=points)
+                scaled = tuple(Candidate(**candidate) for candidate in found.pop("scaled"))
+                record = Record(**found | {"repeats": tuple(found["repeats"])}, points=points, scaled=scaled)
                 self.records[record.number] = record
 
     @classmethod

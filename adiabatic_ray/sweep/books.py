@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adiabatic_ray import config
-from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, ranked
+from adiabatic_ray.report.ledger import UNTOUCHED, Candidate, Ledger, Point, Record, contenders
 from adiabatic_ray.sweep.searcher import Search
 from adiabatic_ray.sweep.space import Config
 
@@ -78,7 +78,8 @@ class Books:
             record = self.ledger.records[number]
             point = Point(report["step"], time.time(), report["metrics"])
             earlier = tuple(p for p in record.points if p.step < point.step)
-            self._put(dataclasses.replace(record, points=(*earlier, point), worst=report["worst"]))
+            scaled = tuple(Candidate(**candidate) for candidate in report["scaled"])
+            self._put(dataclasses.replace(record, points=(*earlier, point), worst=report["worst"], scaled=scaled))
         return self._harmful(report)
 
     def ended(self, number: int, crash: str = "") -> None:
@@ -112,13 +113,12 @@ class Books:
                 f"{len(crashed)} trials crashed, and `budget.failed_trials` allows {self.budget.failed_trials}; "
                 f"the last one: {crashed[-1].reason}"
             )
-        elif target is not None and any(record.feasible and (record.gain or 0.0) >= target for record in records):
+        elif target is not None and any(r.candidate and r.candidate.gain >= target for r in contenders(records)):
             self.over = f"a feasible trial reached the target gain of {target:g}%"
 
     def _drop_displacements(self) -> None:
         """Keep the displacements of the trials that may yet be confirmed, and no others."""
-        feasible = [record for record in ranked(self.ledger.records.values()) if record.feasible]
-        kept = feasible[: self.budget.confirm + 1]  # the untouched encoder is among the feasible
+        kept = contenders(self.ledger.records.values())[: self.budget.confirm]
         for record in self.ledger.finished():
             if record not in kept and not record.confirmed:
                 for name in ("displacement.safetensors", "checkpoint.safetensors"):

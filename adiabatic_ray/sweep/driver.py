@@ -8,7 +8,6 @@ their checkpoints, and Tune is only ever handed what is left to do.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import threading
 import time
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.report import figures, leaderboard
-from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, best, ranked, write
-from adiabatic_ray.sweep import materials, preview, resources, searcher, session, workbench
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, best, contenders, ranked
+from adiabatic_ray.sweep import handover, materials, preview, resources, searcher, session, workbench
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.local import cache_folder
@@ -95,7 +94,7 @@ def _fill(
 ) -> Materials:
     """Fill the cache, and record the untouched encoder as trial 0."""
     console.progress("preparing to embed the frozen documents")
-    for item in place.run(workbench.fill, sweep, data, cache_folder(sweep)):
+    for item in place.run(workbench.fill, sweep, data, cache_folder(sweep), ledger.trial_folder(UNTOUCHED)):
         if interrupted.is_set():
             raise KeyboardInterrupt
         if isinstance(item, Filling):
@@ -104,7 +103,7 @@ def _fill(
     if UNTOUCHED not in ledger.records:
         now = time.time()
         points = (Point(0, now, selection),)
-        ledger.put(Record(UNTOUCHED, {}, "complete", "", now, now, points, "", confirmation))
+        ledger.put(Record(UNTOUCHED, {}, "complete", "", now, now, points, confirmation=confirmation))
     console.clear()
     console.untouched(ledger.records[UNTOUCHED])
     return shared  # type: ignore[no-any-return]
@@ -130,35 +129,22 @@ def _books(
 
 def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Workplace, console: Console) -> None:
     """Measure the best feasible trials on the confirmation sets, and export the best."""
-    feasible = [record for record in ranked(ledger.records.values()) if record.feasible and record.number != UNTOUCHED]
+    first = contenders(ledger.records.values())[: sweep.budget.confirm]
     # A budget that was raised since may ask for trials whose displacements were not kept.
-    chosen = [r for r in feasible[: sweep.budget.confirm] if (ledger.trial_folder(r.number) / DISPLACEMENT).is_file()]
+    chosen = [record for record in first if (ledger.trial_folder(record.number) / DISPLACEMENT).is_file()]
     pending = [record for record in chosen if not record.confirmation] if shared.confirmation else []
-    target = ledger.folder / "best"
-    folders = [ledger.trial_folder(record.number) for record in pending]
-    found = place.run(workbench.confirm, sweep, shared, folders)
+    candidates = [(ledger.trial_folder(r.number), r.candidate.scale) for r in pending if r.candidate]
+    found = place.run(workbench.confirm, sweep, shared, candidates)
     for done, (record, metrics) in enumerate(zip(pending, found, strict=False), start=1):
         console.progress(f"confirming the best trials, {done}/{len(pending)}")
         ledger.put(dataclasses.replace(record, confirmation=metrics))
     winner = best(ledger.records.values())
     if winner is None:
-        shutil.rmtree(target, ignore_errors=True)  # from an earlier run, before confirmation refuted it
-    elif _exported(target) != winner.number:
+        shutil.rmtree(handover.folder(ledger), ignore_errors=True)  # from an earlier run, before it was refuted
+    elif not handover.holds(ledger, winner):
         console.progress("exporting the best encoder")
-        partial = ledger.folder / ".best.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        trial_folder = ledger.trial_folder(winner.number)
-        list(place.run(workbench.export_encoder, trial_folder, partial / "query_encoder"))
-        write(partial / "trial.json", dataclasses.asdict(winner))
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        handover.replace(ledger, winner, place)
     console.clear()
-
-
-def _exported(folder: Path) -> int | None:
-    """The number of the trial whose encoder was exported."""
-    path = folder / "trial.json"
-    return int(json.loads(path.read_text())["number"]) if path.is_file() else None
 
 
 def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Console, status: str) -> None:
@@ -168,12 +154,11 @@ def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Conso
     report = _write_report(sweep, ledger, winner)
     console.leaderboard(records, sweep.search.objective)
     console.progress("bringing MLflow up to date")
-    of_winner = winner is not None and _exported(ledger.folder / "best") == winner.number
-    exported = ledger.folder / "best" / "query_encoder" if of_winner else None
+    exported = handover.folder(ledger) if winner is not None and handover.holds(ledger, winner) else None
     trouble = mirror.finish(report, winner, exported, status)
     console.clear()
     tuned = [record for record in records if record.number != UNTOUCHED]
-    refuted = [record for record in tuned if record.feasible and record.confirmed is False]
+    refuted = [record for record in tuned if record.confirmed is False]
     if refuted and winner is None:
         console.say(
             f"none of the {len(refuted)} best feasible trials stayed feasible on the confirmation sets, so none is "
@@ -183,7 +168,7 @@ def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Conso
         nearest = ranked(tuned)[0]
         console.say(f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint:+.2f}")
     if winner is not None and exported is not None:
-        console.say(f"best query encoder: {exported} (trial {winner.number})")
+        console.say(f"best query encoder: {exported / handover.QUERY_ENCODER} (trial {winner.number})")
     console.say(f"report: {ledger.folder / 'leaderboard.html'}")
     if trouble:
         console.say(f"MLflow at {mirror.uri} is behind ({trouble}); run the same command again to bring it up to date")
@@ -235,7 +220,7 @@ class _Mirror:
                 metrics = {**winner.metrics, **{f"confirmation/{k}": v for k, v in winner.confirmation.items()}}
                 self._mirror.log_summary(metrics, {"best.trial": str(winner.number), "best.worst": winner.worst})
             if encoder is not None and winner is not None:
-                self._mirror.log_model(encoder, winner.number)
+                self._mirror.log_model(encoder / handover.QUERY_ENCODER, winner.number)
             self._mirror.close(status)
 
         return self._tracker.finish(deliver)

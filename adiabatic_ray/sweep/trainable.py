@@ -17,11 +17,13 @@ from ray import tune
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
+from adiabatic_ray.model import checkpoint
+from adiabatic_ray.model.checkpoint import Checkpoint
+from adiabatic_ray.report.ledger import OUTCOMES
 from adiabatic_ray.sweep import workbench
 from adiabatic_ray.sweep.materials import Materials
 from adiabatic_ray.sweep.workbench import CHECKPOINT, DISPLACEMENT
-from adiabatic_ray.train import checkpoint, trial
-from adiabatic_ray.train.checkpoint import Checkpoint
+from adiabatic_ray.train import trial
 
 
 class QueryTuning(tune.Trainable):  # type: ignore[misc]
@@ -68,6 +70,7 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
             self.benchmark.measure,
             seed=self.sweep.seed,
             resume=checkpoint.load(self.trial_folder / CHECKPOINT),
+            scales=self.sweep.evaluate.scales,
         )
 
     def _report(self, progress: trial.Progress[Measurement]) -> dict[str, Any]:
@@ -79,6 +82,7 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
         assert violation is not None
         # What a later resume or confirmation needs is on disk before anyone hears of this point.
         self.benchmark.write_discordance(self.trial_folder / "discordance.csv", progress.measurement)
+        self.benchmark.write_outcomes(self.trial_folder / OUTCOMES, {1.0: progress.measurement, **progress.scaled})
         if progress.status == "running":
             checkpoint.save(self.trial_folder / CHECKPOINT, progress.checkpoint())
         else:
@@ -92,6 +96,7 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
             "steps": progress.steps,
             "metrics": {**progress.metrics, **progress.measurement.metrics},
             "worst": violation.worst,
+            "scaled": [_candidate(scale, found) for scale, found in progress.scaled.items()],
             "harmful": violation.harmful,
         }
 
@@ -104,5 +109,11 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
             "steps": steps,
             "metrics": {},
             "worst": "",
+            "scaled": [],
             "harmful": False,
         }
+
+
+def _candidate(scale: float, found: Measurement) -> dict[str, Any]:
+    assert found.violation is not None
+    return {"scale": scale, "metrics": dict(found.metrics), "worst": found.violation.worst}

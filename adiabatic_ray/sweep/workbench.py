@@ -10,14 +10,14 @@ from typing import Any
 import ray
 import torch
 
-from adiabatic_ray import config
+from adiabatic_ray import config, errors
 from adiabatic_ray.evaluate.benchmark import Benchmark, Part
-from adiabatic_ray.model import encoder, export, freezing
+from adiabatic_ray.model import checkpoint, encoder, export, freezing
 from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.report.ledger import CONFIRMATION, OUTCOMES
 from adiabatic_ray.sweep import session, space
 from adiabatic_ray.sweep.materials import Data, Filler, Filling, Materials
 from adiabatic_ray.sweep.resources import Plan
-from adiabatic_ray.train import checkpoint
 
 DISPLACEMENT, CHECKPOINT = "displacement.safetensors", "checkpoint.safetensors"
 
@@ -57,11 +57,12 @@ def load(model: config.Model) -> Encoder:
 
 
 def fill(
-    model: Encoder, sweep: config.Sweep, data: Data, root: Path
+    model: Encoder, sweep: config.Sweep, data: Data, root: Path, untouched: Path
 ) -> Iterator[Filling | tuple[Materials, Metrics, Metrics]]:
     """Fill all tables under `root`, yielding progress.
 
-    At last come the materials, and the untouched encoder's metrics on the selection and on the confirmation sets.
+    At last come the materials, and the untouched encoder's metrics on the selection and on the confirmation sets; its
+    outcomes are written to the folder `untouched`.
 
     Raises:
         MaskError: a freezing mask of the sweep does not fit the encoder.
@@ -69,34 +70,62 @@ def fill(
     for mask in space.masks(sweep):
         freezing.trainable(mask, model.parameters)
     shared = yield from Filler(model, root).materials(data)
-    yield shared, _untouched(sweep, shared.selection), _untouched(sweep, shared.confirmation)
+    untouched.mkdir(parents=True, exist_ok=True)
+    yield (
+        shared,
+        _untouched(sweep, shared.selection, untouched / OUTCOMES),
+        _untouched(sweep, shared.confirmation, untouched / CONFIRMATION),
+    )
 
 
-def confirm(model: Encoder, sweep: config.Sweep, shared: Materials, folders: Sequence[Path]) -> Iterator[Metrics]:
-    """Metrics on the confirmation sets of the trials in these folders, which also get a `confirmation.csv`."""
+def confirm(
+    model: Encoder, sweep: config.Sweep, shared: Materials, candidates: Sequence[tuple[Path, float]]
+) -> Iterator[Metrics]:
+    """Metrics on the confirmation sets of candidates, given by their trials' folders and their scales.
+
+    The folders also get a `confirmation.csv` and the outcomes.
+    """
     benchmark = Benchmark(shared.confirmation, sweep.search.objective, sweep.constraint)
-    for folder in folders:
-        moved = {name: model.parameters[name] + delta.to(model.device) for name, delta in _displacement(folder).items()}
+    for folder, scale in candidates:
+        moved = {
+            name: model.parameters[name] + delta.to(model.device) for name, delta in displacement(folder, scale).items()
+        }
         measurement = benchmark.measure(lambda texts, moved=moved: model.encode(texts, "query", moved))  # type: ignore[misc]
         benchmark.write_discordance(folder / "confirmation.csv", measurement)
+        benchmark.write_outcomes(folder / CONFIRMATION, {scale: measurement})
         yield measurement.metrics
 
 
-def export_encoder(model: Encoder, trial_folder: Path, target: Path) -> Iterator[Path]:
-    """Write the query encoder of a trial in sentence-transformers' format; yields the folder."""
-    export.save(model, target, _displacement(trial_folder))
+def export_encoder(model: Encoder, trial_folder: Path, scale: float, card: str, target: Path) -> Iterator[Path]:
+    """Write a candidate under the folder `target`, as `model.export` does; yields the folder."""
+    export.hand_over(model, target, displacement(trial_folder, scale), card)
     yield target
+
+
+def displacement(trial_folder: Path, scale: float) -> dict[str, torch.Tensor]:
+    """A trial's displacement times `scale`, by parameter.
+
+    Raises:
+        SweepError: it was not kept, or its file is damaged.
+    """
+    path = trial_folder / DISPLACEMENT
+    found = checkpoint.load(path)
+    if found is None:
+        raise errors.SweepError(
+            f"{path} is missing or damaged. Only the best trials' displacements are kept (`budget.confirm`); to have "
+            "this one again, run its configuration in a sweep of another name."
+        )
+    return {name: scale * delta for name, delta in found.tensors.items()}
 
 
 def _with_encoder(work: Callable[..., Iterator[Any]], model: config.Model, *arguments: Any) -> Iterator[Any]:
     yield from work(load(model), *arguments)
 
 
-def _untouched(sweep: config.Sweep, parts: Sequence[Part]) -> Metrics:
-    return Benchmark(parts, sweep.search.objective, sweep.constraint).untouched().metrics if parts else {}
-
-
-def _displacement(folder: Path) -> Mapping[str, torch.Tensor]:
-    found = checkpoint.load(folder / DISPLACEMENT)
-    assert found is not None, f"{folder} lost its displacement"
-    return found.tensors
+def _untouched(sweep: config.Sweep, parts: Sequence[Part], outcomes: Path) -> Metrics:
+    if not parts:
+        return {}
+    benchmark = Benchmark(parts, sweep.search.objective, sweep.constraint)
+    measurement = benchmark.untouched()
+    benchmark.write_outcomes(outcomes, {1.0: measurement})
+    return measurement.metrics

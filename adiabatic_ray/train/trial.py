@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -21,10 +21,10 @@ from adiabatic_ray import config, errors
 from adiabatic_ray.data import triplets
 from adiabatic_ray.data.sets import Rows, Triplets
 from adiabatic_ray.model import freezing
+from adiabatic_ray.model.checkpoint import Checkpoint
 from adiabatic_ray.model.displacement import Displacement
 from adiabatic_ray.model.encoder import Encode, Encoder
 from adiabatic_ray.train import step as steps
-from adiabatic_ray.train.checkpoint import Checkpoint
 
 Status = Literal["running", "complete", "diverged", "out_of_memory"]
 Measurement = TypeVar("Measurement")  # what the evaluate callable that a trainer is handed returns
@@ -50,7 +50,8 @@ class TrainingData:
 class Progress(Generic[Measurement]):
     """Where a trial stands at an evaluation point; after any status but `running` nothing follows.
 
-    A trial that ran out of memory or diverged has no measurement.
+    A trial that ran out of memory or diverged has no measurement. One that is complete also has those of its
+    displacement scaled down, by scale.
     """
 
     step: int
@@ -58,6 +59,7 @@ class Progress(Generic[Measurement]):
     status: Status
     metrics: dict[str, float] = field(default_factory=dict)
     measurement: Measurement | None = None
+    scaled: Mapping[float, Measurement] = field(default_factory=dict)
     reason: str = ""
     checkpoint: Callable[[], Checkpoint] | None = None
     displacement: Displacement | None = None
@@ -71,10 +73,12 @@ def run(
     *,
     seed: int,
     resume: Checkpoint | None = None,
+    scales: Sequence[float] = (),
 ) -> Generator[Progress[Measurement], None, None]:
     """Train a displacement of `encoder` and measure it at `settings.evaluations` evenly spaced points.
 
-    Everything random depends on the seed and the step alone, so that a resumed trial equals an unbroken one.
+    Everything random depends on the seed (`settings.seed`, else `seed`) and the step alone, so that a resumed trial
+    equals an unbroken one.
 
     Raises:
         MaskError: `settings.freeze` does not fit the encoder.
@@ -82,7 +86,7 @@ def run(
     total = triplets.steps(settings, len(data.triplets))
     trainer: _Trainer | None = None
     try:
-        trainer = _Trainer(encoder, data, settings, seed)
+        trainer = _Trainer(encoder, data, settings, seed if settings.seed is None else settings.seed)
         if resume is not None:
             trainer.restore(resume)
         for point in _evaluation_points(total, settings.evaluations):
@@ -95,7 +99,7 @@ def run(
                 yield Progress(trainer.step, total, "diverged", trainer.losses(), reason=trouble)
                 return
             started = time.perf_counter()
-            measurement = measure(trainer.encode)
+            measurement = measure(trainer.scaled(1.0))
             metrics = (
                 trainer.losses()
                 | trainer.model.norms()
@@ -104,9 +108,16 @@ def run(
                     "time/evaluation_seconds": time.perf_counter() - started,
                 }
             )
-            status: Status = "complete" if point == total else "running"
+            scaled = {scale: measure(trainer.scaled(scale)) for scale in scales} if point == total else {}
             yield Progress(
-                point, total, status, metrics, measurement, checkpoint=trainer.state, displacement=trainer.model
+                point,
+                total,
+                "complete" if point == total else "running",
+                metrics,
+                measurement,
+                scaled,
+                checkpoint=trainer.state,
+                displacement=trainer.model,
             )
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
@@ -217,11 +228,11 @@ class _Trainer:
 
     # ---- evaluation ----
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings of queries under the current displacement, always in float32."""
+    def scaled(self, scale: float) -> Encode:
+        """The query encoder under the current displacement times `scale`, always in float32."""
         with torch.no_grad():
-            weights = self.model.weights()
-        return self.encoder.encode(texts, "query", weights)
+            weights = self.model.weights(scale)
+        return lambda texts: self.encoder.encode(texts, "query", weights)
 
     # ---- state ----
 

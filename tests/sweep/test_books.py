@@ -46,6 +46,7 @@ def report(number: int, step: int = 8, status: str = "complete", **changes: Any)
         "steps": 8,
         "metrics": {"gain": 1.0, "constraint": -0.5},
         "worst": "neutral/de/en",
+        "scaled": [],
         "harmful": False,
     }
     return made | changes

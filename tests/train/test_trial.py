@@ -15,7 +15,8 @@ import torch
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sources
 from adiabatic_ray.evaluate.benchmark import Benchmark
-from adiabatic_ray.train import checkpoint, step, trial
+from adiabatic_ray.model import checkpoint
+from adiabatic_ray.train import step, trial
 
 SETTINGS = config.Train(
     data=config.Source(path="none"), learning_rate=1e-4, batch_size=8, steps=12, evaluations=3, freeze="embeddings"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from adiabatic_ray.train import checkpoint
-from adiabatic_ray.train.checkpoint import Checkpoint
+from adiabatic_ray.model import checkpoint
+from adiabatic_ray.model.checkpoint import Checkpoint
 
 STATE = Checkpoint({"delta/a.b": torch.arange(3.0), "exp_avg/a.b": torch.ones(3)}, {"step": 4, "scaler": None})
 
