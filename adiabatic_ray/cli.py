@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("file", type=Path, metavar="FILE", help="a sweep file")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write the query encoder")
 
-    evaluate = command("evaluate", _evaluate, "measure an encoder on data sets")
-    evaluate.add_argument("--model", required=True, metavar="M", help="a folder or hub id")
+    evaluate = command("evaluate", _evaluate, "measure encoders on data sets")
+    evaluate.add_argument("--model", required=True, nargs="+", metavar="M", help="folders or hub ids")
     evaluate.add_argument(
         "--data",
         required=True,
@@ -63,6 +63,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--against", metavar="BASE", help="compare with this encoder, which also embeds the documents for both"
     )
+
+    for name, run, help in (
+        ("report", _report, "write a sweep's report anew from what its folder holds"),
+        ("leaderboard", _leaderboard, "print a sweep's trials from best to worst, also while it runs"),
+        ("status", _status, "print where a sweep stands, also while it runs"),
+        ("confirm", _confirm, "train a sweep's best configurations again with fresh seeds, on the confirmation sets"),
+    ):
+        added = command(name, run, help)
+        added.add_argument("sweep", metavar="SWEEP", help="a sweep's folder or file")
+        if run is _confirm:
+            added.add_argument("--top", type=_count, default=3, metavar="K", help="how many configurations (default 3)")
+            added.add_argument("--seeds", type=_count, default=5, metavar="N", help="how many seeds each (default 5)")
+
+    export = command("export", _export, "write a trial's encoder as sentence-transformers models")
+    export.add_argument(
+        "where",
+        metavar="SWEEP|RUN",
+        help="a sweep's folder or file, a trial's folder, or the id of an MLflow run of either",
+    )
+    export.add_argument("out", type=Path, metavar="OUT", help="a new folder, or an earlier export to replace")
+    export.add_argument("--trial", type=int, metavar="N", help="this trial instead of the best")
+    export.add_argument("--force", action="store_true", help="even a trial that harms a language; its card says so")
     return parser
 
 
@@ -110,9 +132,47 @@ def _evaluate(options: argparse.Namespace) -> None:
         name = Path(options.data).stem
         sources, like = {name: config.Source(path=options.data)}, config.Model(name="")
         cache, seed = options.out / "cache", 0
-    model = _encoder(like, options.model)
+    models = [_encoder(like, name) for name in options.model]
     base = _encoder(like, options.against) if options.against else None
-    local.evaluate(model, base, sources, options.out, cache, seed, _console())
+    local.evaluate(models, base, sources, options.out, cache, seed, _console())
+
+
+def _report(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import found, reporting
+
+    ledger = found.find(options.sweep)
+    reporting.write(ledger)
+    _console().say(f"report: {ledger.folder / 'report.html'}")
+
+
+def _leaderboard(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import found
+
+    ledger = found.find(options.sweep)
+    _console().leaderboard(ledger.records.values(), ledger.settings["search"]["objective"], rows=None)
+
+
+def _status(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import found, session
+
+    ledger = found.find(options.sweep)
+    _console().status(ledger, session.owned(ledger.folder))
+
+
+def _confirm(options: argparse.Namespace) -> None:
+    console = _console()
+    from adiabatic_ray.sweep import confirmation, found
+
+    confirmation.run(found.find(options.sweep), options.top, options.seeds, console)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import handover
+
+    record = handover.write_out(options.where, options.out, options.trial, force=options.force)
+    console = _console()
+    console.say(f"query encoder of trial {record.number}: {options.out / handover.QUERY_ENCODER}")
+    console.say(f"one model with the untouched document side: {options.out / handover.RETRIEVAL_MODEL}")
 
 
 def _encoder(like: config.Model, name: str) -> config.Model:
@@ -139,6 +199,13 @@ def _section(sweep: config.Sweep, section: str) -> dict[str, config.Source]:
 
 
 # ---- shared --------------------------------------------------------------------------------------------------------
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {text}")
+    return number
 
 
 def _console() -> Console:

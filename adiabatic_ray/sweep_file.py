@@ -33,6 +33,15 @@ def load(path: str | Path, variables: Mapping[str, str] | None = None) -> config
     return _build(_substitute(raw, path, os.environ | (variables or {})), path)
 
 
+def rebuild(settings: Mapping[str, Any]) -> config.Sweep:
+    """The sweep that was stored as `config.resolved`.
+
+    Raises:
+        ConfigError: the settings were stored by another version, or damaged.
+    """
+    return _build(dict(settings), Path("sweep.json"))
+
+
 def _read_yaml(path: Path) -> Any:
     from ruamel.yaml import YAML  # speaks YAML 1.2, where `1e-8` is a number and `no` a text, and refuses repeated keys
     from ruamel.yaml.error import MarkedYAMLError, YAMLError

@@ -74,10 +74,10 @@ def violation(
     is McNemar's `(b - c) / sqrt(b + c)`, and the variance of the overall degradation is `sum (s_i - mean)^2`.
     """
     change = tuned.double() - base.double()  # +1 broken, -1 fixed
-    grouped, labels = _groups(change, names, settings.level)
+    grouped, labels = groups(change, settings.level), _labels(names, settings.level)
     variance = grouped.square().sum(0)
     z = torch.where(variance > 0, grouped.sum(0) / variance.clamp(min=1).sqrt(), 0.0)
-    critical = NormalDist().inv_cdf(1 - settings.alpha / (2 * len(z)))
+    critical = critical_z(settings.alpha, len(z))
     worst = int(z.argmax())
 
     per_premise = change.flatten(1).sum(1)
@@ -97,12 +97,22 @@ def violation(
     )
 
 
-def _groups(change: Tensor, names: tuple[list[str], list[str]], level: str) -> tuple[Tensor, list[str]]:
-    """Sums `[n, groups]` of each premise's changes within what the level guards, and the groups' names."""
+def critical_z(alpha: float, tests: int) -> float:
+    """The two-tailed critical value at `alpha`, Bonferroni-corrected for so many tests."""
+    return NormalDist().inv_cdf(1 - alpha / (2 * tests))
+
+
+def groups(change: Tensor, level: str) -> Tensor:
+    """Sums `[n, groups]` of each premise's changes `[n, comparison, language, language]` in what the level guards."""
+    if level == "overall":
+        return change.flatten(1).sum(1, keepdim=True)
+    return change.sum((1, 3)) if level == "language" else change.flatten(1)
+
+
+def _labels(names: tuple[list[str], list[str]], level: str) -> list[str]:
     comparisons, languages = names
     if level == "overall":
-        return change.flatten(1).sum(1, keepdim=True), ["overall"]
+        return ["overall"]
     if level == "language":
-        return change.sum((1, 3)), languages
-    labels = [f"{c}/{x}/{y}" for c in comparisons for x in languages for y in languages]
-    return change.flatten(1), labels
+        return languages
+    return [f"{c}/{x}/{y}" for c in comparisons for x in languages for y in languages]

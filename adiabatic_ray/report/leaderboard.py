@@ -1,4 +1,4 @@
-"""The leaderboard of a sweep as a table, a CSV file and an HTML page."""
+"""The leaderboard of a sweep as a table and as a CSV file."""
 
 from __future__ import annotations
 
@@ -9,19 +9,6 @@ from typing import Any
 import pandas as pd
 
 from adiabatic_ray.report.ledger import Record, best, ranked
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 14px system-ui, sans-serif; margin: 2rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }}
-th {{ position: sticky; top: 0; background: #fff; }}
-</style>
-<h1>{title}</h1>
-{table}
-</html>
-"""
 
 
 def table(records: Iterable[Record]) -> pd.DataFrame:
@@ -66,21 +53,15 @@ def standing(record: Record, winner: Record | None) -> str:
     return "infeasible" if record.state == "complete" else record.state
 
 
-def write(records: Iterable[Record], folder: Path, title: str) -> list[Path]:
-    """Write `leaderboard.csv` with every metric and `leaderboard.html` with the main columns."""
-    found = table(records)
-    csv_path, html_path = folder / "leaderboard.csv", folder / "leaderboard.html"
-    found.to_csv(csv_path, index=False)
-    main = found.loc[:, :"reason"]
-    page = main.to_html(index=False, na_rep="", border=0, float_format=show, escape=True)
-    html_path.write_text(_PAGE.format(title=_escaped(title), table=page), encoding="utf-8")
-    return [csv_path, html_path]
+def write(records: Iterable[Record], folder: Path) -> Path:
+    """Write `leaderboard.csv` with every metric."""
+    path = folder / "leaderboard.csv"
+    table(records).to_csv(path, index=False)
+    return path
 
 
 def show(value: Any) -> str:
-    """A hyper-parameter or result for people: three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """A hyper-parameter or result for people: three significant digits, and all those before the point."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"

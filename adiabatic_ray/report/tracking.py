@@ -8,7 +8,9 @@ delivered is delivered by the next run of the sweep.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import json
 import logging
 import math
@@ -69,9 +71,13 @@ class Mirror:
         self._client.set_terminated(self._parent, status)
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
-        """Put files on the parent run."""
+        """Put files of the sweep's folder on the parent run, and link the report from its description."""
         for path in paths:
-            self._client.log_artifact(self._parent, str(path))
+            inside = path.parent.relative_to(self.ledger.folder).as_posix()
+            self._client.log_artifact(self._parent, str(path), None if inside == "." else inside)
+            if path.name == "report.html":
+                link = f"#/experiments/{self._experiment_id}/runs/{self._parent}/artifacts/{path.name}"
+                self._client.set_tag(self._parent, "mlflow.note.content", f"[Report of this sweep]({link})")
 
     def log_summary(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Put the best trial's numbers and what it is on the parent run."""
@@ -82,29 +88,91 @@ class Mirror:
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
 
-    def log_model(self, folder: Path, number: int) -> None:
-        """Log the exported encoder of a trial as a model of the parent run, once."""
-        if self._client.get_run(self._parent).data.tags.get("best.model") == str(number):
-            return
+    def log_model(self, folder: Path, winner: Record) -> None:
+        """Log the exported encoder of the winner as a model of the parent run and register it, once.
+
+        It is registered under the sweep's name. The alias `champion` names the version of a winner that was confirmed,
+        and none where the winner was not.
+        """
+        candidate = winner.candidate
+        assert candidate is not None
+        state = f"{winner.number} scale {candidate.scale:g} confirmed {winner.confirmed}"
+        tags = self._client.get_run(self._parent).data.tags
+        if tags.get("best.model.state") != state:
+            version = self._register(folder, winner, candidate.scale)
+            self._client.set_tag(self._parent, "best.model.version", version)
+            self._client.set_tag(self._parent, "best.model", str(winner.number))
+            self._client.set_tag(self._parent, "best.model.state", state)  # the last: an attempt cut off is repeated
+        else:
+            version = tags["best.model.version"]
+        self._crown(version if winner.confirmed is True else None)
+
+    def drop_champion(self) -> None:
+        """Take the alias `champion` back: the sweep has no winner, or no longer the one it had."""
+        self._crown(None)
+
+    @property
+    def model_name(self) -> str:
+        """What the sweep's encoders are registered under."""
+        return f"{self.ledger.settings['name']}-query-encoder"
+
+    def _register(self, folder: Path, winner: Record, scale: float) -> str:
+        """Log and register an exported encoder; its version."""
         import mlflow.sentence_transformers
+        from mlflow.models import infer_signature
 
         from adiabatic_ray.model import encoder  # takes seconds to import, and is needed for the best trial only
 
+        texts = ["how small a learning rate is small enough?"]  # the queries' prompt is the model's own business
+        tags = {
+            "sweep.id": self.ledger.id,
+            "sweep.folder": str(self.ledger.folder),
+            "sweep.trial": str(winner.number),
+            "sweep.run": self._runs.get(winner.number, ""),
+            "scale": f"{scale:g}",
+            "confirmed": {True: "yes", False: "refuted", None: "no"}[winner.confirmed],
+        }
         mlflow.set_tracking_uri(self.uri)
-        with encoder.quiet(), mlflow.start_run(run_id=self._parent):
-            mlflow.sentence_transformers.log_model(
-                encoder.load(config.Model(name=str(folder))).module,
+        mlflow.set_registry_uri(self.uri)
+        chatter = io.StringIO()  # MLflow prints that it registered a model
+        with encoder.quiet(), contextlib.redirect_stderr(chatter), mlflow.start_run(run_id=self._parent):
+            module = encoder.load(config.Model(name=str(folder))).module
+            # MLflow calls plain `encode`, and what it serves are queries.
+            module.default_prompt_name = "query"
+            logged = mlflow.sentence_transformers.log_model(
+                module,
                 name="query_encoder",
-                input_example=["query: how small a learning rate is small enough?"],
+                signature=infer_signature(texts, module.encode(texts, show_progress_bar=False)),
+                input_example=texts,
+                registered_model_name=self.model_name,
+                tags=tags,
                 pip_requirements=[f"{name}=={_version(name)}" for name in ("sentence-transformers", "torch")],
             )
-        self._client.set_tag(self._parent, "best.model", str(number))
+        version = str(logged.registered_model_version)
+        for key, value in tags.items():
+            self._client.set_model_version_tag(self.model_name, version, key, value)
+        return version
+
+    def _crown(self, version: str | None) -> None:
+        """Point the alias `champion` at a version, or take it back where it names one of this sweep's.
+
+        Another sweep of the same name, in another storage folder, shares the registered model.
+        """
+        found = self._client.search_registered_models(f"name = '{self.model_name}'")
+        current = found[0].aliases.get("champion") if found else None
+        if version is not None:
+            if current is None or str(current) != version:
+                self._client.set_registered_model_alias(self.model_name, "champion", version)
+        elif current is not None:
+            champion = self._client.get_model_version(self.model_name, str(current))
+            if champion.tags.get("sweep.id") == self.ledger.id:
+                self._client.delete_registered_model_alias(self.model_name, "champion")
 
     def _open(self) -> None:
         """Find this sweep's runs, or start them."""
         if self._parent:
             return
-        self._client = self._client or mlflow.MlflowClient(self.uri)
+        self._client = self._client or mlflow.MlflowClient(self.uri, self.uri)  # one store for both
         found = self._client.get_experiment_by_name(self.experiment)
         if found is None:
             self._experiment_id = self._client.create_experiment(self.experiment, self._artifacts())
@@ -175,9 +243,14 @@ class Mirror:
         for position, point in enumerate(record.points):
             if position >= self._points[number]:
                 self._log(run_id, point.metrics, point.time, point.step)
-        if record.confirmation:
-            confirmed = {f"confirmation/{key}": value for key, value in record.confirmation.items()}
-            self._log(run_id, confirmed, record.finished or time.time(), 0)
+        later = {f"confirmation/{key}": value for key, value in record.confirmation.items()}
+        if record.candidate:
+            later |= {"candidate/scale": record.candidate.scale}
+            later |= {f"candidate/{key}": record.candidate.metrics[key] for key in ("gain", "constraint")}
+        if record.repeats:
+            later |= dict(zip(("repeats/feasible_share", "repeats/gain_mean"), record.steadiness, strict=True))
+        if later:
+            self._log(run_id, later, record.finished or time.time(), 0)
         if len(record.points) > self._points[number]:
             self._points[number] = len(record.points)
             self._client.set_tag(run_id, "sweep.points", str(len(record.points)))
@@ -227,9 +300,9 @@ class Mirror:
             return
         done = [r for r in self.ledger.finished() if r.finished is not None and r.finished <= record.finished]
         leader = best(done)
-        if leader is not None and leader.gain is not None:
+        if leader is not None and leader.candidate is not None:
             when = _milliseconds(record.finished)
-            self._client.log_metric(self._parent, "best_feasible_gain", leader.gain, when, record.number)
+            self._client.log_metric(self._parent, "best_feasible_gain", leader.candidate.gain, when, record.number)
 
 
 class Tracker:

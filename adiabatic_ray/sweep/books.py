@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adiabatic_ray import config
-from adiabatic_ray.report.ledger import UNTOUCHED, Candidate, Ledger, Point, Record, contenders
+from adiabatic_ray.report.ledger import UNTOUCHED, Candidate, Ledger, Point, Record, contenders, ranked
 from adiabatic_ray.sweep.searcher import Search
 from adiabatic_ray.sweep.space import Config
 
@@ -118,7 +118,8 @@ class Books:
 
     def _drop_displacements(self) -> None:
         """Keep the displacements of the trials that may yet be confirmed, and no others."""
-        kept = contenders(self.ledger.records.values())[: self.budget.confirm]
+        tuned = [record for number, record in self.ledger.records.items() if number != UNTOUCHED]
+        kept = contenders(tuned)[: self.budget.confirm] or ranked(tuned)[:1]  # the least infeasible may be exported too
         for record in self.ledger.finished():
             if record not in kept and not record.confirmed:
                 for name in ("displacement.safetensors", "checkpoint.safetensors"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import statistics
 import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import TypeVar
@@ -14,7 +16,7 @@ import rich.table
 from adiabatic_ray.data.sets import DataSet, Ranking
 from adiabatic_ray.evaluate.benchmark import Measurement
 from adiabatic_ray.report import leaderboard
-from adiabatic_ray.report.ledger import UNTOUCHED, Record, best, ranked
+from adiabatic_ray.report.ledger import UNTOUCHED, Candidate, Ledger, Record, best, contenders, ranked
 from adiabatic_ray.sweep.materials import Data, Filling
 from adiabatic_ray.train.trial import Progress
 
@@ -141,7 +143,7 @@ class Console:
             f"trial {record.number:>3}  {state}{outcome}  [{_configuration(record) or 'untouched'}]  {seconds:.0f} s"
         )
 
-    def leaderboard(self, records: Iterable[Record], objective: str, rows: int = 10) -> None:
+    def leaderboard(self, records: Iterable[Record], objective: str, rows: int | None = 10) -> None:
         """The best trials, with the untouched encoder for comparison."""
         listed = ranked(records)
         winner = best(listed)
@@ -152,19 +154,22 @@ class Console:
             table.add_column(column, justify="right", no_wrap=True)
         for column in ("confirmed gain %", "p", "constraint") if confirmed else ():
             table.add_column(column, justify="right")
-        for column in ("", "worst pair", "configuration"):
+        scaled = any(record.candidate and record.candidate.scale < 1 for record in shown)
+        for column in ("", *(("scale",) if scaled else ()), "worst pair", "configuration"):
             table.add_column(column)
         for record in shown:
-            outcome = [_outcome_cells(record.metrics), _outcome_cells(record.confirmation)][: 1 + confirmed]
-            z = _number(record.metrics.get("constraint/worst_z"), ".1f")
+            shows = record.candidate or Candidate(1.0, record.metrics, record.worst)
+            outcome = [_outcome_cells(shows.metrics), _outcome_cells(record.confirmation)][: 1 + confirmed]
+            z = _number(shows.metrics.get("constraint/worst_z"), ".1f")
             cells = [
                 str(record.number),
                 *(cell for cells in outcome for cell in cells),
                 leaderboard.standing(record, winner),
-                f"{record.worst} (z {z})" if record.worst else "",
+                *([f"{shows.scale:g}"] if scaled else []),
+                f"{shows.worst} (z {z})" if shows.worst else "",
                 _configuration(record) or "untouched",
             ]
-            style = "bold green" if record is winner else ("" if record.feasible else "dim")
+            style = "bold green" if record is winner else ("" if record.candidate else "dim")
             table.add_row(*map(rich.markup.escape, cells), style=style)
         self.say(
             f"\nbest trials; gain on {objective}, feasible where the constraint is at most 0, not confirmed where it "
@@ -173,6 +178,49 @@ class Console:
         self._rich.print(table)
         if len(shown) < len(listed):
             self.say(f"... and {len(listed) - len(shown)} more in the leaderboard's file")
+
+    def repeats(self, records: Iterable[Record]) -> None:
+        """What became of configurations that were trained again with other seeds, the steadiest first."""
+        repeated = sorted((record for record in records if record.repeats), key=lambda r: r.steadiness, reverse=True)
+        table = rich.table.Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("trial", "seeds feasible", "gain % mean", "sd", "lowest", "highest", "worst constraint"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("configuration")
+        for record in repeated:
+            gains = [repeat["gain"] for repeat in record.repeats]
+            constraints = [repeat["constraint"] for repeat in record.repeats]
+            spread = statistics.stdev(gains) if len(gains) > 1 else None
+            table.add_row(
+                str(record.number),
+                f"{sum(c <= 0 for c in constraints)}/{len(constraints)}",
+                _number(statistics.fmean(gains), "+.2f"),
+                _number(spread, ".2f"),
+                _number(min(gains), "+.2f"),
+                _number(max(gains), "+.2f"),
+                _number(max(constraints), "+.2f"),
+                rich.markup.escape(_configuration(record)),
+            )
+        self.say("\ntrained again with fresh seeds, measured on the confirmation sets")
+        self._rich.print(table)
+
+    def status(self, ledger: Ledger, running: bool) -> None:
+        """Where a sweep stands."""
+        tuned = [record for number, record in sorted(ledger.records.items()) if number != UNTOUCHED]
+        counts = collections.Counter(record.state for record in tuned)
+        said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
+        self.say(f"{ledger.settings['name']}: {'running' if running else 'not running'}; trials: {said}")
+        feasible = sum(record.feasible for record in tuned)
+        self.say(f"feasible: {feasible} as they are, {len(contenders(tuned)) - feasible} more when scaled down")
+        leader = best(ledger.records.values())
+        if leader is not None and leader.candidate is not None:
+            word = {True: "confirmed", False: "not confirmed", None: "not confirmed yet"}[leader.confirmed]
+            self.say(
+                f"best: trial {leader.number}, gain {leader.candidate.gain:+.2f}%, {word}  [{_configuration(leader)}]"
+            )
+        for record in tuned:
+            if record.state == "running":
+                reached = f"step {record.points[-1].step}" if record.points else "no evaluation point yet"
+                self.say(f"trial {record.number} is unfinished: {reached}  [{_configuration(record)}]")
 
 
 def _outcome(record: Record) -> str:

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.report import figures, leaderboard
 from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, best, contenders, ranked
-from adiabatic_ray.sweep import handover, materials, preview, resources, searcher, session, workbench
+from adiabatic_ray.sweep import handover, materials, preview, reporting, resources, searcher, session, workbench
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.local import cache_folder
@@ -42,8 +41,8 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
             layout = resources.plan(sweep.resources, resources.alive())
             console.say(f"{sweep.name}: {preview.describe_trials(sweep)}, {layout}; results in {folder}")
             place = workbench.Workplace(sweep.model, layout, here=own and not layout.gpus)
-            shared = _fill(sweep, data, place, ledger, console, interrupted)
-            mirror = _Mirror(sweep, ledger, data)
+            shared = fill(sweep, data, place, ledger, console, interrupted)
+            mirror = Mirror(sweep, ledger, data)
             books = _books(sweep, ledger, mirror, console, interrupted)
             status = "FAILED"
             try:
@@ -54,7 +53,7 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
                 status = "FAILED" if books.failed else "FINISHED"
             finally:
                 console.clear()
-                _finish(sweep, ledger, mirror, console, "KILLED" if interrupted.is_set() else status)
+                finish(sweep, ledger, mirror, console, "KILLED" if interrupted.is_set() else status)
     if interrupted.is_set():
         raise KeyboardInterrupt
     if books.failed:
@@ -84,7 +83,7 @@ def _open(folder: Path, sweep: config.Sweep, console: Console) -> Ledger:
     return ledger
 
 
-def _fill(
+def fill(
     sweep: config.Sweep,
     data: Data,
     place: Workplace,
@@ -110,7 +109,7 @@ def _fill(
 
 
 def _books(
-    sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Console, interrupted: threading.Event
+    sweep: config.Sweep, ledger: Ledger, mirror: Mirror, console: Console, interrupted: threading.Event
 ) -> Books:
     trials = preview.number_of_trials(sweep)
 
@@ -128,7 +127,7 @@ def _books(
 
 
 def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Workplace, console: Console) -> None:
-    """Measure the best feasible trials on the confirmation sets, and export the best."""
+    """Measure the best candidates on the confirmation sets, and export the best."""
     first = contenders(ledger.records.values())[: sweep.budget.confirm]
     # A budget that was raised since may ask for trials whose displacements were not kept.
     chosen = [record for record in first if (ledger.trial_folder(record.number) / DISPLACEMENT).is_file()]
@@ -138,6 +137,11 @@ def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Work
     for done, (record, metrics) in enumerate(zip(pending, found, strict=False), start=1):
         console.progress(f"confirming the best trials, {done}/{len(pending)}")
         ledger.put(dataclasses.replace(record, confirmation=metrics))
+    hand_over(ledger, place, console)
+
+
+def hand_over(ledger: Ledger, place: Workplace, console: Console) -> None:
+    """Export the best trial's encoder, where that was not done before."""
     winner = best(ledger.records.values())
     if winner is None:
         shutil.rmtree(handover.folder(ledger), ignore_errors=True)  # from an earlier run, before it was refuted
@@ -147,11 +151,13 @@ def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Work
     console.clear()
 
 
-def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Console, status: str) -> None:
-    """Write the leaderboard and the figures, bring MLflow up to date, and say where everything is."""
+def finish(sweep: config.Sweep, ledger: Ledger, mirror: Mirror, console: Console, status: str) -> None:
+    """Write the report, bring MLflow up to date, and say where everything is."""
     records = list(ledger.records.values())
     winner = best(records)
-    report = _write_report(sweep, ledger, winner)
+    console.progress("writing the report")
+    report = reporting.write(ledger)
+    console.clear()
     console.leaderboard(records, sweep.search.objective)
     console.progress("bringing MLflow up to date")
     exported = handover.folder(ledger) if winner is not None and handover.holds(ledger, winner) else None
@@ -169,7 +175,7 @@ def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Conso
         console.say(f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint:+.2f}")
     if winner is not None and exported is not None:
         console.say(f"best query encoder: {exported / handover.QUERY_ENCODER} (trial {winner.number})")
-    console.say(f"report: {ledger.folder / 'leaderboard.html'}")
+    console.say(f"report: {ledger.folder / 'report.html'}")
     if trouble:
         console.say(f"MLflow at {mirror.uri} is behind ({trouble}); run the same command again to bring it up to date")
     elif mirror.uri.startswith("sqlite"):
@@ -180,24 +186,7 @@ def _finish(sweep: config.Sweep, ledger: Ledger, mirror: _Mirror, console: Conso
         console.say("stopped; run the same command to go on")
 
 
-def _write_report(sweep: config.Sweep, ledger: Ledger, winner: Record | None) -> list[Path]:
-    records = list(ledger.records.values())
-    paths = leaderboard.write(records, ledger.folder, f"{sweep.name}: leaderboard")
-    if any(record.number != UNTOUCHED and record.gain is not None for record in records):
-        figure = figures.gain_and_worst_language(records, sweep.search.objective)
-        paths.append(figures.save(figure, ledger.folder / "gain_and_worst_language.png"))
-    if winner is not None:
-        heat_maps = figures.improvement_heat_maps(
-            ledger.trial_folder(winner.number) / "discordance.csv",
-            sweep.constraint.data,
-            f"{sweep.name}, trial {winner.number}: improvement on {sweep.constraint.data}",
-        )
-        if heat_maps is not None:
-            paths.append(figures.save(heat_maps, ledger.folder / "best_improvement.png"))
-    return paths
-
-
-class _Mirror:
+class Mirror:
     """MLflow for one run of a sweep: kept up to date on a thread, and brought to its final state at the end."""
 
     def __init__(self, sweep: config.Sweep, ledger: Ledger, data: Data) -> None:
@@ -216,11 +205,15 @@ class _Mirror:
         def deliver() -> None:
             self._mirror.sync(ending=True)
             self._mirror.log_artifacts(report)
-            if winner is not None:
-                metrics = {**winner.metrics, **{f"confirmation/{k}": v for k, v in winner.confirmation.items()}}
-                self._mirror.log_summary(metrics, {"best.trial": str(winner.number), "best.worst": winner.worst})
+            if winner is not None and winner.candidate is not None:
+                candidate = winner.candidate
+                metrics = {**candidate.metrics, **{f"confirmation/{k}": v for k, v in winner.confirmation.items()}}
+                tags = {"trial": str(winner.number), "scale": f"{candidate.scale:g}", "worst": candidate.worst}
+                self._mirror.log_summary(metrics, {f"best.{key}": value for key, value in tags.items()})
             if encoder is not None and winner is not None:
-                self._mirror.log_model(encoder / handover.QUERY_ENCODER, winner.number)
+                self._mirror.log_model(encoder / handover.QUERY_ENCODER, winner)
+            elif winner is None:
+                self._mirror.drop_champion()
             self._mirror.close(status)
 
         return self._tracker.finish(deliver)

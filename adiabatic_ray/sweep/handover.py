@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from adiabatic_ray.model.export import QUERY_ENCODER
+from adiabatic_ray import config, errors
+from adiabatic_ray.model import encoder, export
+from adiabatic_ray.model.export import QUERY_ENCODER, RETRIEVAL_MODEL
 from adiabatic_ray.report import card
-from adiabatic_ray.report.ledger import Ledger, Record, write
-from adiabatic_ray.sweep import workbench
-from adiabatic_ray.sweep.workbench import Workplace
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best, contenders, ranked, write
+from adiabatic_ray.sweep import found, workbench
+from adiabatic_ray.sweep.workbench import DISPLACEMENT, Workplace
 
-__all__ = ["QUERY_ENCODER", "folder", "holds", "replace"]
+__all__ = ["QUERY_ENCODER", "RETRIEVAL_MODEL", "folder", "holds", "replace", "write_out"]
+
+RECORD = "trial.json"  # beside the models: which trial they are, and the mark of a folder written here
 
 
 def folder(ledger: Ledger) -> Path:
@@ -23,8 +29,9 @@ def folder(ledger: Ledger) -> Path:
 
 def holds(ledger: Ledger, winner: Record) -> bool:
     """Whether the folder holds this winner, with all that is known of it."""
-    path = folder(ledger) / "trial.json"
-    return path.is_file() and json.loads(path.read_text()) == json.loads(json.dumps(dataclasses.asdict(winner)))
+    path = folder(ledger) / RECORD
+    whole = path.is_file() and (folder(ledger) / RETRIEVAL_MODEL).is_dir()
+    return whole and json.loads(path.read_text()) == json.loads(json.dumps(dataclasses.asdict(winner)))
 
 
 def replace(ledger: Ledger, winner: Record, place: Workplace) -> None:
@@ -35,6 +42,165 @@ def replace(ledger: Ledger, winner: Record, place: Workplace) -> None:
     text = card.render(ledger, winner)
     trial_folder = ledger.trial_folder(winner.number)
     list(place.run(workbench.export_encoder, trial_folder, winner.candidate.scale, text, partial))
-    write(partial / "trial.json", dataclasses.asdict(winner))
-    shutil.rmtree(folder(ledger), ignore_errors=True)
-    partial.rename(folder(ledger))
+    write(partial / RECORD, dataclasses.asdict(winner))
+    _swap(partial, folder(ledger))
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def write_out(where: str, out: Path, number: int | None, *, force: bool) -> Record:
+    """Write a trial's models to `out`, the sweep's best where no number is given; the trial.
+
+    `where` is a sweep's folder or file, a trial's folder, or the id of a run in MLflow. With `force` a trial goes out
+    that harms a language or was refuted; its card says so.
+
+    Raises:
+        SweepError: there is no such sweep or trial, it has nothing to hand over, or `out` holds something else.
+        ModelError: the base model cannot be loaded.
+    """
+    ledger, named = _resolve(where)
+    if named is not None and number not in (None, named):
+        raise errors.SweepError(f"{where} is trial {named}, but --trial says {number}. Leave one of them out.")
+    record = _chosen(ledger, named if number is None else number, force)
+    out = out.expanduser().resolve()
+    _check_free(out)
+    scale = record.candidate.scale if record.candidate else 1.0
+    displacement = workbench.displacement(ledger.trial_folder(record.number), scale)
+    model = encoder.load(_model(ledger))
+    unknown = [name for name in displacement if name not in model.parameters]
+    misshapen = [n for n, d in displacement.items() if n not in unknown and d.shape != model.parameters[n].shape]
+    if unknown or misshapen:
+        raise errors.SweepError(
+            f"trial {record.number} does not fit {model.settings.name}: its displacement moves "
+            f"`{(unknown + misshapen)[0]}`, which the model {'lacks' if unknown else 'has in another shape'}. It was "
+            "tuned from another model of that name; give the sweep its own again."
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        export.hand_over(model, partial, displacement, card.render(ledger, record))
+        write(partial / RECORD, dataclasses.asdict(record))
+        _swap(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return record
+
+
+def _resolve(where: str) -> tuple[Ledger, int | None]:
+    """The sweep, and the trial where a trial's folder or run was given."""
+    path = Path(where).expanduser()
+    if not path.exists() and re.fullmatch(r"[0-9a-f]{32}", where):
+        from adiabatic_ray.report import runs  # MLflow takes seconds to import
+
+        return runs.find(where)
+    trial = path.resolve()
+    if trial.parent.name == "trials" and re.fullmatch(r"\d{4,}", trial.name):
+        return found.find(str(trial.parent.parent)), int(trial.name)
+    return found.find(where), None
+
+
+def _chosen(ledger: Ledger, number: int | None, force: bool) -> Record:
+    """The trial to export."""
+    tuned = {n: r for n, r in sorted(ledger.records.items()) if n != UNTOUCHED}
+    if number is None:
+        winner = best(ledger.records.values())
+        if winner is not None:
+            return winner
+        nearest = _nearest(ledger, tuned)
+        if force:
+            return nearest
+        refuted = [record for record in tuned.values() if record.confirmed is False]
+        none = (
+            f"none of the {len(refuted)} best trials of {ledger.folder} stayed feasible on the confirmation sets"
+            if refuted
+            else f"no trial of {ledger.folder} is feasible"
+        )
+        raise errors.SweepError(f"{none}; the nearest is {_violation(nearest)}. {_way_out(ledger, nearest)}")
+    if number == UNTOUCHED:
+        name = ledger.settings["model"]["name"]
+        raise errors.SweepError(f"trial 0 is the untouched encoder, {name} itself; there is nothing to export.")
+    if number not in tuned:
+        raise errors.SweepError(
+            f"{ledger.folder} has no trial {number}; it has {_numbers(tuned) or 'none'} beside the untouched encoder."
+        )
+    record = tuned[number]
+    if record.state != "complete":
+        reason = f": {record.reason}" if record.reason else ""
+        said = "is not finished" if record.state == "running" else f"ended as {record.state}{reason}"
+        raise errors.SweepError(
+            f"trial {number} {said}; only trials that ran to their end can be exported: "
+            f"{_numbers(r.number for r in tuned.values() if r.state == 'complete') or 'none so far'}."
+        )
+    if not force and (record.candidate is None or record.confirmed is False):
+        raise errors.SweepError(f"{_violation(record)}. {_way_out(ledger, record)}".removeprefix("the "))
+    return record
+
+
+def _nearest(ledger: Ledger, tuned: dict[int, Record]) -> Record:
+    """The least infeasible trial: a refuted one where there are any, by how far it was from being confirmed."""
+    refuted = [record for record in contenders(tuned.values()) if record.confirmed is False]
+    if refuted:
+        return min(refuted, key=lambda record: record.confirmation["constraint"])
+    complete = [record for record in ranked(tuned.values()) if record.state == "complete"]
+    if not complete:
+        raise errors.SweepError(
+            f"{ledger.folder} holds no trial that ran to its end, so there is nothing to export. Go on with the sweep, "
+            "or search smaller learning rates in a sweep of another name."
+        )
+    return complete[0]
+
+
+def _violation(record: Record) -> str:
+    if record.confirmed is False:
+        return (
+            f"trial {record.number}, which was refuted: its constraint on the confirmation sets is "
+            f"{record.confirmation['constraint']:+.2f} (feasible at 0 or below); on selection its worst pair was "
+            f"{(record.candidate.worst if record.candidate else record.worst) or 'not recorded'}"
+        )
+    return (
+        f"trial {record.number}, which is infeasible: its constraint is {record.constraint or 0.0:+.2f} (feasible at 0 "
+        f"or below), its worst pair {record.worst or 'not recorded'}"
+    )
+
+
+def _way_out(ledger: Ledger, record: Record) -> str:
+    if (ledger.trial_folder(record.number) / DISPLACEMENT).is_file():
+        return "Search smaller learning rates, or export it all the same with --force; its card will say so."
+    return "Search smaller learning rates in a sweep of another name (this trial's displacement was not kept)."
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _check_free(out: Path) -> None:
+    """Refuse to replace anything but an earlier export."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise errors.SweepError(f"{out} is a file. Name a folder that is new, empty, or an earlier export.")
+    names = {path.name for path in out.iterdir()}
+    if names and not {RECORD, QUERY_ENCODER} <= names <= {RECORD, QUERY_ENCODER, RETRIEVAL_MODEL}:
+        raise errors.SweepError(
+            f"{out} is not empty and not only an earlier export (it holds {config.listed(sorted(names)[:5])}). Name "
+            "another folder."
+        )
+
+
+def _swap(partial: Path, target: Path) -> None:
+    """Put a finished folder in a place; what was there is deleted only when the new one is there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _model(ledger: Ledger) -> config.Model:
+    """The base model as the sweep was told it."""
+    kept = dict(ledger.settings["model"])
+    sides, lengths = kept.pop("prompts", None) or {}, kept.pop("max_length", None) or {}
+    return config.Model(**kept, prompts=config.Sides(**sides), max_length=config.Lengths(**lengths))

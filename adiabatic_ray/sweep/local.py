@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data.sets import Ranking
-from adiabatic_ray.evaluate.benchmark import Benchmark
+from adiabatic_ray.data.sets import DataSet, Ranking, Xnli
+from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.model import encoder, export
+from adiabatic_ray.report import figures, heat_maps
 from adiabatic_ray.sweep import materials
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.materials import Filler
@@ -45,7 +46,7 @@ def train(sweep: config.Sweep, out: Path, console: Console) -> None:
 
 
 def evaluate(
-    model: config.Model,
+    models: Sequence[config.Model],
     base: config.Model | None,
     sources: Mapping[str, config.Source],
     out: Path,
@@ -53,14 +54,38 @@ def evaluate(
     seed: int,
     console: Console,
 ) -> None:
-    """Measure an encoder on data sets; writes `discordance.csv`, and `ranking.csv` for BEIR sets, to `out`.
+    """Measure encoders on data sets; writes `discordance.csv`, and `ranking.csv` for BEIR sets, to `out`.
 
-    With a base to compare with, the documents are embedded by the base, as in a system that has them stored.
+    Several encoders have a folder each in `out`, by their names. XNLI sets are also drawn, in one scale for all. With a
+    base to compare with, the documents are embedded by the base, as in a system that has them stored.
     """
     from adiabatic_ray.data import sources as reading
 
     data = {name: reading.load(name, source, seed) for name, source in sources.items()}
-    out.mkdir(parents=True, exist_ok=True)
+    labels = _labels([model.name for model in models])
+    measured = {}
+    for label, model in zip(labels, models, strict=True):
+        folder = out / label if len(models) > 1 else out
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(models) > 1:
+            console.say(f"\n{model.name}")
+        measured[label] = folder, _evaluate(model, base, data, folder, cache, console)
+    for name, dataset in data.items():
+        if isinstance(dataset, Xnli):
+            largest = max(100 * float(found.outcomes[name].float().mean(0).max()) for _, found in measured.values())
+            for label, (folder, found) in measured.items():
+                figure = heat_maps.pnd(found.outcomes[name], dataset.languages, f"{label}: PND on {name}", largest)
+                console.say(f"drew {figures.save(figure, folder, f'pnd_{name}')[0]}")
+
+
+def _evaluate(
+    model: config.Model,
+    base: config.Model | None,
+    data: Mapping[str, DataSet],
+    out: Path,
+    cache: Path,
+    console: Console,
+) -> Measurement:
     filler = Filler(_load(base or model), cache)
     benchmark = Benchmark([console.drain(filler.part(name, found)) for name, found in data.items()])
     found = untouched = benchmark.untouched()
@@ -84,6 +109,13 @@ def evaluate(
         pd.DataFrame(rows, columns=["dataset", "measure", "value"]).to_csv(out / "ranking.csv", index=False)
     console.measurement(data, found, untouched if base is not None else None)
     console.say(f"wrote {out / 'discordance.csv'}")
+    return found
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names for folders: the last part of each model's, numbered where two are alike."""
+    short = [Path(name).name for name in names]
+    return [f"{name}_{i}" if short.count(name) > 1 else name for i, name in enumerate(short, start=1)]
 
 
 def cache_folder(sweep: config.Sweep) -> Path:

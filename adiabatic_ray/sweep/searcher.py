@@ -37,8 +37,6 @@ CONSTRAINT = "no_degradation"
 # Proposals that were made before are not made again: so often the sampler is asked anew, and then chance.
 SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 
 class Search(Protocol):
     """What the sweep asks for configurations."""
@@ -56,22 +54,23 @@ class Search(Protocol):
 def create(settings: config.Search, seed: int, trials: int | None) -> Search:
     """The search that a sweep file names."""
     if settings.method == "grid":
-        return GridSearch(settings)
+        return ListSearch(space.grid(settings))
     assert trials is not None
     return ConstrainedSearch(settings, seed, startup=max(1, min(10, trials // 3)))
 
 
-class GridSearch:
-    """Every combination of choices, in order."""
+class ListSearch:
+    """Configurations one after the other, without those that an earlier run tried."""
 
-    def __init__(self, settings: config.Search) -> None:
-        self.configs = space.grid(settings)
+    def __init__(self, configs: Iterable[Config]) -> None:
+        self.left = list(configs)
 
-    def propose(self, number: int) -> Config | None:
-        return self.configs[number - 1] if number <= len(self.configs) else None
+    def propose(self, number: int) -> Config | None:  # noqa: ARG002
+        return self.left.pop(0) if self.left else None
 
     def resume(self, record: Record) -> None:
-        pass
+        if record.config in self.left:
+            self.left.remove(dict(record.config))
 
     def tell(self, record: Record) -> None:
         pass

@@ -39,6 +39,15 @@ def sole_owner(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def owned(folder: Path) -> bool:
+    """Whether some process holds a sweep's folder now."""
+    try:
+        with sole_owner(folder):
+            return False
+    except errors.SweepError:
+        return True
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
     """The first SIGINT or SIGTERM sets the event, which asks the sweep to end; the second ends it at once."""

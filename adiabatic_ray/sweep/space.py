@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import typing
 
+import optuna
 from optuna import distributions
 
 from adiabatic_ray import config
 
 Config = dict[str, config.Scalar]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def to_distributions(search: config.Search) -> dict[str, distributions.BaseDistribution]:

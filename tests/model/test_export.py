@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
@@ -53,3 +56,164 @@ assert not any(name.startswith("adiabatic_ray") for name in sys.modules)
     assert torch.equal(encoder.encode(TEXTS, "query"), base)
     assert sorted(path.name for path in (tmp_path / "tuned").glob("*.safetensors")) == ["model.safetensors"]
     assert list((tmp_path / "tuned").rglob("*.bin")) == []
+
+
+# ---- the hand-over: both models ----
+
+LONG = ["the teacher reads a book and the doctor writes a letter to the farmer in the garden by the old house"]
+PROMPTED = config.Model(
+    name="",
+    prompts=config.Sides(query="who: ", passage="the book: "),
+    max_length=config.Lengths(query=6, passage=9),
+)
+
+
+def in_a_fresh_process(program: str, folder: Path) -> dict[str, np.ndarray]:
+    """What a program that knows sentence-transformers alone puts into `found`."""
+    program = f"""
+import sys
+import numpy as np
+from sentence_transformers import SentenceTransformer
+{program}
+np.savez({str(folder / "found.npz")!r}, **found)
+assert "adiabatic_ray" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=folder)
+    return dict(np.load(folder / "found.npz"))
+
+
+@pytest.mark.parametrize("kind", ["plain", "settings", "own"])
+def test_hand_over_has_a_tuned_query_side_and_the_base_bit_for_bit(kind: str, pocket: Path, tmp_path: Path) -> None:
+    """Without prompts, with prompts and lengths from the settings, and with prompts of the model's own, as E5 has."""
+    name = str(pocket / "encoder")
+    if kind == "own":
+        base = SentenceTransformer(name, device="cpu")
+        base.prompts = {"query": "who: ", "document": "the book: "}
+        name = str(tmp_path / "base")
+        base.save(name, create_model_card=False)
+    settings = dataclasses.replace(PROMPTED if kind == "settings" else config.Model(name=""), name=name)
+    ours = encoders.load(settings)
+    moved = Displacement(ours, [name for name in ours.parameters if "layer.1" in name])
+    with torch.no_grad():
+        for delta in moved.deltas:
+            delta.add_(0.02)
+    scaled = {name: 0.5 * delta for name, delta in moved.tensors().items()}
+    export.hand_over(ours, tmp_path / "out", scaled, "the card")
+
+    texts = TEXTS + LONG
+    found = in_a_fresh_process(
+        f"""
+base = SentenceTransformer({name!r}, device="cpu")
+tuned = SentenceTransformer("out/query_encoder", device="cpu")
+both = SentenceTransformer("out/retrieval_model", device="cpu")
+plain_base = base.encode({TEXTS!r})
+base.max_seq_length = {ours.max_length["passage"]}
+found = {{
+    "tuned": tuned.encode_query({texts!r}),
+    "query": both.encode_query({texts!r}),
+    "document": both.encode_document({texts!r}),
+    "base": base.encode_document({texts!r}, prompt={ours.prompts["passage"]!r}),
+    "plain": both.encode({TEXTS!r}),
+    "plain_base": plain_base,
+}}
+sides = both[0].sub_modules
+ours, theirs = sides["document"].state_dict(), base.state_dict()
+assert list(ours) == list(theirs) and all((ours[key] == theirs[key]).all() for key in theirs)
+assert any((value != theirs[key]).any() for key, value in sides["query"].state_dict().items())
+found["lengths"] = [sides[side][0].max_seq_length for side in ("query", "document")]
+""",
+        tmp_path,
+    )
+    expected = ours.encode(texts, "query", moved.weights(0.5)).numpy()
+    np.testing.assert_allclose(found["tuned"], expected, atol=1e-5)
+    np.testing.assert_allclose(found["query"], expected, atol=1e-5)
+    assert np.abs(expected - ours.encode(texts, "query").numpy()).max() > 1e-3
+    assert found["document"].tobytes() == found["base"].tobytes()
+    np.testing.assert_allclose(found["document"], ours.encode(texts, "passage").numpy(), atol=1e-5)
+    assert found["plain"].tobytes() == found["plain_base"].tobytes()
+    assert found["lengths"].tolist() == [ours.max_length["query"], ours.max_length["passage"]]
+    if kind != "plain":
+        without = SentenceTransformer(name, device="cpu").encode(texts, prompt="")
+        assert np.abs(found["document"] - without).max() > 1e-3  # the prompt does something
+    for side in ("query_encoder", "retrieval_model"):
+        assert (tmp_path / "out" / side / "README.md").read_text() == "the card"
+    assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {".json", ".md", ".safetensors"}
+
+
+def test_pooling_that_was_set_is_handed_over(pocket: Path, tmp_path: Path) -> None:
+    ours = encoders.load(config.Model(name=str(pocket / "encoder"), pooling="cls"))
+    export.hand_over(ours, tmp_path, {}, "")
+    both = SentenceTransformer(str(tmp_path / "retrieval_model"), device="cpu")
+    for found, side in ((both.encode_query(TEXTS), "query"), (both.encode_document(TEXTS), "passage")):
+        np.testing.assert_allclose(found, ours.encode(TEXTS, side).numpy(), atol=1e-5)
+    mean = encoders.load(config.Model(name=str(pocket / "encoder")))
+    assert (mean.encode(TEXTS, "query") - ours.encode(TEXTS, "query")).abs().max() > 1e-2
+
+
+def test_a_default_prompt_of_the_base_does_not_break_loading(pocket: Path, tmp_path: Path) -> None:
+    base = SentenceTransformer(str(pocket / "encoder"), device="cpu")
+    base.prompts, base.default_prompt_name = {"topic": "the book: "}, "topic"
+    base.save(str(tmp_path / "base"), create_model_card=False)
+    export.hand_over(encoders.load(config.Model(name=str(tmp_path / "base"))), tmp_path, {}, "")
+    for name in ("query_encoder", "retrieval_model"):
+        loaded = SentenceTransformer(str(tmp_path / name), device="cpu")
+        np.testing.assert_array_equal(loaded.encode(TEXTS), base.encode(TEXTS))
+
+
+@pytest.mark.slow
+def test_ranking_on_stored_documents_is_what_was_measured(real_data: Path, tmp_path: Path) -> None:
+    """TREC DL 2019 on the base's stored table: our nDCG@10 is trec_eval's, of the exported query side's own queries."""
+    import pytrec_eval
+
+    from adiabatic_ray.data import sources
+    from adiabatic_ray.data.sets import Ranking
+    from adiabatic_ray.evaluate.benchmark import Benchmark
+    from adiabatic_ray.sweep.materials import Filler
+
+    settings = config.Model(name=str(real_data / "encoder"), max_length=config.Lengths(passage=48))  # to take minutes
+    ours = encoders.load(settings)
+    data = sources.load("dl19", config.Source(path=str(real_data / "dl19")), 0)
+    assert isinstance(data, Ranking)
+    # Passages that are equal once truncated tie exactly, and trec_eval and an exact search order ties differently.
+    first: dict[tuple[int, ...], int] = {}
+    for row, ids in enumerate(ours.tokenize(data.passages, "passage")):
+        first.setdefault(tuple(ids), row)
+    new = {row: position for position, row in enumerate(first.values())}
+    data = dataclasses.replace(
+        data,
+        passages=[data.passages[row] for row in new],
+        judgements=[{new[row]: grade for row, grade in rows.items() if row in new} for rows in data.judgements],
+    )
+    assert len(data.passages) > 12_000
+    assert (data.identical < 0).all()  # no row to renumber
+    filling = Filler(ours, tmp_path / "cache").part("dl19", data)
+    try:
+        while True:
+            next(filling)
+    except StopIteration as stop:
+        part = stop.value
+    torch.manual_seed(0)
+    moved = Displacement(ours, [name for name in ours.parameters if "output.dense.weight" in name])
+    with torch.no_grad():
+        for delta in moved.deltas:
+            delta.copy_(torch.randn_like(delta) * 0.01)
+    benchmark = Benchmark([part])
+    measured = benchmark.measure(lambda texts: ours.encode(texts, "query", moved.weights())).metrics["ndcg_at_10/dl19"]
+    assert measured != benchmark.untouched().metrics["ndcg_at_10/dl19"]
+
+    export.hand_over(ours, tmp_path / "out", moved.tensors(), "")
+    np.save(tmp_path / "stored.npy", part.passages.open().numpy())
+    (tmp_path / "queries.json").write_text(json.dumps(list(data.queries)))
+    scores = in_a_fresh_process(
+        """
+import json
+model = SentenceTransformer("out/retrieval_model", device="cpu")
+queries = model.encode_query(json.load(open("queries.json")), normalize_embeddings=True)
+found = {"scores": queries @ np.load("stored.npy").T}
+""",
+        tmp_path,
+    )["scores"]
+    judged = {str(i): {str(row): grade for row, grade in rows.items()} for i, rows in enumerate(data.judgements)}
+    run = {str(i): {str(row): float(score) for row, score in enumerate(row_)} for i, row_ in enumerate(scores)}
+    by_query = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10"}).evaluate(run)
+    assert measured == pytest.approx(np.mean([found["ndcg_cut_10"] for found in by_query.values()]), abs=1e-6)

@@ -140,20 +140,74 @@ def test_the_parent_follows_the_best_feasible_gain(ledger: Ledger) -> None:
     assert [(m.step, m.value) for m in found] == [(2, 3.0), (3, 3.0), (4, 5.0)]
 
 
-def test_artifacts_and_model(ledger: Ledger, pocket: Path, tmp_path: Path) -> None:
+def test_artifacts_and_model(ledger: Ledger, pocket: Path) -> None:
     ours = mirror(ledger)
     ours.sync()
-    page = tmp_path / "leaderboard.html"
-    page.write_text("<p>")
-    ours.log_artifacts([page])
-    ours.log_model(pocket / "encoder", 4)
-    ours.log_model(pocket / "encoder", 4)  # the same trial's: logged already
-    client = mlflow.MlflowClient(tracking.default_uri(ledger.folder.parent))
+    page, figure = ledger.folder / "report.html", ledger.folder / "figures" / "curves.png"
+    figure.parent.mkdir()
+    for path in (page, figure):
+        path.write_text("<p>")
+    ours.log_artifacts([page, figure])
+    winner = Record(1, {}, "complete", "", 100.0, 110.0, points(1))
+    ours.log_model(pocket / "encoder", winner)
+    ours.log_model(pocket / "encoder", winner)  # logged already
+    uri = tracking.default_uri(ledger.folder.parent)
+    client = mlflow.MlflowClient(uri, uri)
     parent = runs(ledger)["parent"].info.run_id
-    assert {"leaderboard.html", "sweep.json"} <= {artifact.path for artifact in client.list_artifacts(parent)}
+    assert {"report.html", "figures", "sweep.json"} <= {artifact.path for artifact in client.list_artifacts(parent)}
+    note = client.get_run(parent).data.tags["mlflow.note.content"]
+    assert note.endswith(f"/runs/{parent}/artifacts/report.html)")
     (logged,) = client.search_logged_models([client.get_run(parent).info.experiment_id])
+    mlflow.set_tracking_uri(uri)
     loaded = mlflow.sentence_transformers.load_model(logged.model_uri)
     assert loaded.encode("who reads a book?").shape == (96,)
+    signature = mlflow.models.get_model_info(logged.model_uri).signature
+    assert signature.outputs.inputs[0].shape == (-1, 96)
+    (version,) = client.search_model_versions("name = 's-query-encoder'")
+    assert version.run_id == parent
+    assert version.tags["sweep.trial"] == "1"
+    assert version.tags["sweep.run"] == runs(ledger)["1"].info.run_id
+    assert client.get_registered_model("s-query-encoder").aliases == {}  # nobody confirmed it
+
+
+def test_the_champion_is_confirmed_or_there_is_none(ledger: Ledger, pocket: Path) -> None:
+    ours = mirror(ledger)
+    ours.sync()
+    uri = tracking.default_uri(ledger.folder.parent)
+    client = mlflow.MlflowClient(uri, uri)
+    ours.drop_champion()  # before anything was registered: nothing to do
+
+    def champion() -> str | None:
+        found = client.get_registered_model("s-query-encoder").aliases.get("champion")
+        return None if found is None else client.get_model_version("s-query-encoder", str(found)).tags["sweep.trial"]
+
+    def winner(number: int, constraint: float | None) -> Record:
+        confirmation = {} if constraint is None else {"constraint": constraint, "gain": 1.0}
+        return Record(number, {}, "complete", "", 100.0, 110.0, points(1), confirmation=confirmation)
+
+    ours.log_model(pocket / "encoder", winner(1, -0.5))
+    assert champion() == "1"
+    ours.log_model(pocket / "encoder", winner(2, -0.1))
+    assert champion() == "2"
+    assert mlflow_model_loads(uri)
+    ours.log_model(pocket / "encoder", winner(3, None))  # a better one that nobody confirmed
+    assert champion() is None
+    ours.log_model(pocket / "encoder", winner(2, -0.1))
+    assert champion() == "2"
+    other = Ledger.create(ledger.folder.parent / "elsewhere", SETTINGS)  # the same name: it shares the registered model
+    stranger = mirror(other, uri)
+    stranger.sync()
+    stranger.drop_champion()
+    assert champion() == "2"
+    ours.drop_champion()
+    assert champion() is None
+
+
+def mlflow_model_loads(uri: str) -> bool:
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    served = mlflow.pyfunc.load_model("models:/s-query-encoder@champion")
+    return bool(len(served.predict(["who reads a book?"])) == 1)
 
 
 # ---- an MLflow that is not there ----

@@ -181,4 +181,16 @@ def test_only_displacements_that_may_be_confirmed_are_kept(open_books: Callable[
         (folder / "displacement.safetensors").write_text("")
         finish(books, metrics={"gain": gain, "constraint": constraint})
     kept = [path.parent.name for path in books.ledger.folder.glob("trials/*/displacement.safetensors")]
-    assert sorted(kept) == ["0002", "0004"]  # one to confirm, and one more
+    assert kept == ["0002"]
+
+
+def test_the_least_infeasible_displacement_is_kept_where_none_is_feasible(open_books: Callable[..., Books]) -> None:
+    books = open_books(confirm=2)
+    for constraint in (2.0, 0.5, 1.0):
+        number = max(books.ledger.records, default=0) + 1
+        folder = books.ledger.trial_folder(number)
+        folder.mkdir(parents=True)
+        (folder / "displacement.safetensors").write_text("")
+        finish(books, metrics={"gain": 1.0, "constraint": constraint})
+    kept = [path.parent.name for path in books.ledger.folder.glob("trials/*/displacement.safetensors")]
+    assert kept == ["0002"]

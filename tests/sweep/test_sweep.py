@@ -57,7 +57,7 @@ def test_a_sweep_from_end_to_end(load_sweep: Load, capsys: pytest.CaptureFixture
     # The winner is feasible, was confirmed, and its encoder is one that sentence-transformers loads.
     assert winner is not None
     assert winner == best(ledger.records.values())
-    assert winner.feasible
+    assert winner.candidate is not None
     assert winner.confirmation["pnd/xnli"] > 0
     exported = ledger.folder / "best" / "query_encoder"
     tuned = SentenceTransformer(str(exported), device="cpu").encode_query(["who reads a book?"])
@@ -71,11 +71,12 @@ def test_a_sweep_from_end_to_end(load_sweep: Load, capsys: pytest.CaptureFixture
     for number, record in ledger.records.items():
         assert runs[str(number)].data.metrics["constraint"] == pytest.approx(record.constraint)
     parent = runs["parent"]
-    assert parent.data.metrics["gain"] == pytest.approx(winner.gain)
+    assert winner.candidate is not None
+    assert parent.data.metrics["gain"] == pytest.approx(winner.candidate.gain)
     assert parent.data.tags["best.trial"] == str(winner.number)
     client = mlflow.MlflowClient(tracking.default_uri(Path(sweep.storage)))
     artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    files = {"leaderboard.csv", "leaderboard.html", "gain_and_worst_language.png", "best_improvement.png"}
+    files = {"leaderboard.csv", "report.html", "figures"}
     assert files | {"sweep.json"} <= artifacts
     assert {entry.dataset.name for entry in parent.inputs.dataset_inputs} == {"train", "questions", "xnli"}
     assert len(client.search_logged_models([parent.info.experiment_id])) == 1
