@@ -34,7 +34,9 @@ def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) ->
         scores, rows = torch.cat([best_scores, scores], dim=1), torch.cat([best_rows, rows], dim=1)
         best_scores, chosen = scores.topk(min(depth, scores.shape[1]), dim=1)
         best_rows = rows.gather(1, chosen)
-    return best_rows
+    # `topk` leaves the order of equal scores open; here the passage that comes first in the corpus goes first.
+    best_rows, by_row = best_rows.sort(dim=1)
+    return best_rows.gather(1, best_scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
 
 
 def metrics(data: Ranking, queries: Tensor, passages: Tensor) -> dict[str, float]:

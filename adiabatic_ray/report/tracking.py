@@ -213,7 +213,13 @@ class Mirror:
         run = self._client.create_run(
             self._experiment_id,
             run_name=settings["name"],
-            tags={"sweep.id": self.ledger.id, "sweep.role": "sweep", "sweep.name": settings["name"], **_versions()},
+            tags={
+                "sweep.id": self.ledger.id,
+                "sweep.folder": str(self.ledger.folder),
+                "sweep.role": "sweep",
+                "sweep.name": settings["name"],
+                **_versions(),
+            },
         )
         return str(run.info.run_id)
 
@@ -279,6 +285,7 @@ class Mirror:
             tags={
                 "mlflow.parentRunId": self._parent,
                 "sweep.id": self.ledger.id,
+                "sweep.folder": str(self.ledger.folder),
                 "sweep.role": "trial",
                 "sweep.trial": str(record.number),
             },

@@ -119,7 +119,8 @@ class Books:
     def _drop_displacements(self) -> None:
         """Keep the displacements of the trials that may yet be confirmed, and no others."""
         tuned = [record for number, record in self.ledger.records.items() if number != UNTOUCHED]
-        kept = contenders(tuned)[: self.budget.confirm] or ranked(tuned)[:1]  # the least infeasible may be exported too
+        # Where none is feasible, the least infeasible one may be exported all the same.
+        kept = contenders(tuned)[: self.budget.confirm] or [r for r in ranked(tuned) if r.state == "complete"][:1]
         for record in self.ledger.finished():
             if record not in kept and not record.confirmed:
                 for name in ("displacement.safetensors", "checkpoint.safetensors"):

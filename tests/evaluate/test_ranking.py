@@ -78,3 +78,11 @@ def test_a_corpus_smaller_than_the_depth() -> None:
 def test_the_querys_own_passage_is_not_returned() -> None:
     data, queries, passages = make(0)
     assert data.identical[0] not in ranking.search(data, queries, passages, 1000)[0].tolist()
+
+
+def test_equal_scores_keep_the_corpus_order() -> None:
+    passages = torch.eye(2).repeat_interleave(500, dim=0)
+    data = sets.Ranking(
+        name="r", queries=["q"], passages=["p"] * 1000, judgements=[{0: 1}], identical=np.array([-1], dtype=np.int64)
+    )
+    assert ranking.search(data, torch.tensor([[1.0, 0.0]]), passages, 1000).tolist() == [list(range(1000))]

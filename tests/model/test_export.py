@@ -161,6 +161,7 @@ def test_a_default_prompt_of_the_base_does_not_break_loading(pocket: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ranking_on_stored_documents_is_what_was_measured(real_data: Path, tmp_path: Path) -> None:
     """TREC DL 2019 on the base's stored table: our nDCG@10 is trec_eval's, of the exported query side's own queries."""
     import pytrec_eval

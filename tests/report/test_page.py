@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,18 +147,6 @@ def confirm(ledger: Ledger, constraint: float, **changes: Any) -> Record:
     confirmation = found | {"constraint": constraint, "constraint/worst_z": 3.21, "improvement/xnli": 0.12}
     ledger.records[winner.number] = dataclasses.replace(winner, confirmation=confirmation, **changes)
     return ledger.records[winner.number]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if executable is None:
-        pytest.skip("no chromium or google-chrome is installed, so the page is not opened")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -186,8 +186,6 @@ def test_runs_of_mlflow_are_found(
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("tests")
     ids = {run.data.tags.get("sweep.trial"): run.info.run_id for run in client.search_runs([experiment.experiment_id])}
-    for run_id in ids.values():
-        client.set_tag(run_id, "sweep.folder", str(ledger.folder))
     assert export(ids["1"], tmp_path / "one") == 0
     check(tmp_path / "one", moved(encoder, 0.01))
     assert export(ids[None], tmp_path / "best") == 0
