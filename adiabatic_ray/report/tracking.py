@@ -295,6 +295,8 @@ class Mirror:
     def _describe_trial(self, run_id: str, record: Record) -> None:
         train = {k: v for k, v in self.ledger.settings["train"].items() if k != "data" and v is not None}
         params = {} if record.number == UNTOUCHED else {**train, **record.config}
+        if "learning_rate" in params:  # the axes of MLflow's charts show five decimals, which is 0.00000 here
+            params["log10_learning_rate"] = f"{math.log10(params['learning_rate']):.3f}"
         self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
     def _log(self, run_id: str, metrics: Mapping[str, float], when: float, step: int) -> None:

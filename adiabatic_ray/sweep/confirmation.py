@@ -45,7 +45,11 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
             sweep,
             evaluate=config.Evaluate(selection=sweep.evaluate.confirmation, scales=sweep.evaluate.scales),
             budget=dataclasses.replace(sweep.budget, trials=None, target_gain=None, stop_harmful=False, confirm=1),
-            search=dataclasses.replace(sweep.search, method="grid"),
+            search=config.Search(
+                objective=sweep.search.objective,
+                method="grid",
+                space={"seed": [one["seed"] for one in configs[:seeds]]},
+            ),
         )
         folder = ledger.folder / "confirmation"
         repeats = Ledger(folder) if folder.exists() else Ledger.create(folder, config.resolved(again))

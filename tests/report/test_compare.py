@@ -35,13 +35,24 @@ def test_the_compare_page_and_the_parents_link(browser: Any, tmp_path: Path) -> 
         tab = browser.new_page(viewport={"width": 1400, "height": 1600})
         chosen_runs = json.dumps([found[str(number)].info.run_id for number in (1, 2)])
         tab.goto(f"{uri}/#/compare-runs?runs={chosen_runs}&experiments={json.dumps([experiment])}")
-        for text in ("s trial 1", "s trial 2", "learning_rate", "3e-07", "improvement/xnli/de", "3.25", "7.75"):
+        for text in (
+            "s trial 1",
+            "s trial 2",
+            "learning_rate",
+            "3e-07",
+            "log10_learning_rate",
+            "improvement/xnli/de",
+            "3.25",
+            "7.75",
+        ):
             tab.get_by_text(text).first.wait_for(timeout=PATIENCE, state="attached")
         tab.screenshot(path=str(tmp_path / "compare.png"), full_page=True)
 
         tab.goto(f"{uri}/#/experiments/{experiment}/runs/{found['parent'].info.run_id}")
         link = tab.get_by_role("link", name="Report of this sweep")
         link.wait_for(timeout=PATIENCE)
-        link.click()
-        tab.frame_locator("iframe").get_by_text("the report").wait_for(timeout=PATIENCE)
-        tab.close()
+        with tab.expect_popup() as opened:
+            link.click()
+        opened.value.get_by_text("report.html").first.wait_for(timeout=PATIENCE)
+        assert opened.value.url.endswith("/artifacts/report.html")
+        tab.context.close()

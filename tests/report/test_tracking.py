@@ -77,6 +77,7 @@ def test_a_sweep_is_a_parent_and_a_trial_a_child(ledger: Ledger) -> None:
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert trial.data.params == {
         "learning_rate": "1e-07",
+        "log10_learning_rate": "-7.000",
         "freeze": "embeddings",
         "batch_size": "14",
         "steps": "8",
