@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[1]
 
 def test_help_names_every_command_and_imports_none_of_them() -> None:
     done = subprocess.run([sys.executable, "-m", "adiabatic_ray", "--help"], capture_output=True, text=True, check=True)
-    for command in ("sweep", "validate", "embed", "train", "evaluate"):
+    for command in ("sweep", "validate", "embed", "train", "evaluate", "report", "status", "confirm", "export"):
         assert re.search(rf"^    {command} ", done.stdout, re.M)
+    assert re.search(r"^    leaderboard\n", done.stdout, re.M)  # too long for its help to stand beside it
     program = "import sys, adiabatic_ray.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "argparse" in loaded
@@ -34,7 +35,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"adiabatic-ray {__version__}"
 
 
-@pytest.mark.parametrize("arguments", [[], ["swep"], ["sweep"], ["evaluate", "--model", "x"], ["sweep", "a", "b"]])
+@pytest.mark.parametrize("arguments", [[], ["swep"], ["sweep"], ["evaluate", "--model", "x"], ["sweep", "a", "b"],
+                                       ["confirm", "x", "--top", "no"], ["confirm", "x", "--seeds", "0"]])  # fmt: skip
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
@@ -128,6 +130,28 @@ def test_train_then_evaluate_against_the_base(
     assert questions["improvement"] == pytest.approx(gain, abs=0.01)  # the same numbers as in training
     assert len(table) == 1 + 2 * 7 * 7
     assert "improvement %" in capsys.readouterr().out
+
+
+def test_evaluate_several_encoders(write_sweep: Write, tmp_path: Path, pocket: Path) -> None:
+    """Each has its own folder and the numbers that it has alone, with and without a base."""
+    base = pocket / "encoder"
+    path = write_sweep({"train.learning_rate": 1e-3})
+    assert cli.main(["train", str(path), "--out", str(tmp_path / "tuned")]) == 0
+    data = ["--data", f"{path}:selection"]
+    for against in ([], ["--against", str(base)]):
+        alone = tmp_path / f"alone{len(against)}"
+        together = tmp_path / f"together{len(against)}"
+        assert cli.main(["evaluate", "--model", str(tmp_path / "tuned"), "--out", str(alone), *data, *against]) == 0
+        models = [str(tmp_path / "tuned"), str(base)]
+        assert cli.main(["evaluate", "--model", *models, "--out", str(together), *data, *against]) == 0
+        expected = (alone / "discordance.csv").read_text()
+        assert (together / "tuned" / "discordance.csv").read_text() == expected
+        assert (together / "encoder" / "discordance.csv").read_text() != expected
+        for name in ("tuned", "encoder"):
+            assert (together / name / "pnd_xnli.png").stat().st_size > 10_000
+            assert "<svg" in (together / name / "pnd_xnli.svg").read_text()
+    untouched = pd.read_csv(together / "encoder" / "discordance.csv")
+    assert (untouched["num_broken"] == 0).all()
 
 
 def test_evaluate_one_encoder_on_a_file(tmp_path: Path, pocket: Path) -> None:

@@ -11,6 +11,7 @@ from adiabatic_ray import config, errors
 from adiabatic_ray.data.sets import DataSet, Ranking, Xnli
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.model import encoder, export
+from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.report import figures, heat_maps
 from adiabatic_ray.sweep import materials
 from adiabatic_ray.sweep.console import Console
@@ -63,13 +64,21 @@ def evaluate(
 
     data = {name: reading.load(name, source, seed) for name, source in sources.items()}
     labels = _labels([model.name for model in models])
+    against = _untouched(base, data, cache, console) if base is not None else None
     measured = {}
     for label, model in zip(labels, models, strict=True):
         folder = out / label if len(models) > 1 else out
         folder.mkdir(parents=True, exist_ok=True)
         if len(models) > 1:
             console.say(f"\n{model.name}")
-        measured[label] = folder, _evaluate(model, base, data, folder, cache, console)
+        benchmark, own = against or _untouched(model, data, cache, console)
+        found = untouched = benchmark.untouched()
+        if against is not None:
+            found = _measure(model, benchmark, own)
+        _write(data, benchmark, found, folder, paired=against is not None)
+        console.measurement(data, found, untouched if against is not None else None)
+        console.say(f"wrote {folder / 'discordance.csv'}")
+        measured[label] = folder, found
     for name, dataset in data.items():
         if isinstance(dataset, Xnli):
             largest = max(100 * float(found.outcomes[name].float().mean(0).max()) for _, found in measured.values())
@@ -78,38 +87,37 @@ def evaluate(
                 console.say(f"drew {figures.save(figure, folder, f'pnd_{name}')[0]}")
 
 
-def _evaluate(
-    model: config.Model,
-    base: config.Model | None,
-    data: Mapping[str, DataSet],
-    out: Path,
-    cache: Path,
-    console: Console,
-) -> Measurement:
-    filler = Filler(_load(base or model), cache)
-    benchmark = Benchmark([console.drain(filler.part(name, found)) for name, found in data.items()])
-    found = untouched = benchmark.untouched()
-    if base is not None:
-        tuned = _load(model)
-        if tuned.dimension != filler.encoder.dimension:
-            raise errors.ModelError(
-                f"{model.name} embeds into {tuned.dimension} dimensions and {base.name} into "
-                f"{filler.encoder.dimension}; they cannot be compared on the same documents."
-            )
-        found = benchmark.measure(lambda texts: tuned.encode(texts, "query"))
-    benchmark.write_discordance(out / "discordance.csv", found, paired=base is not None)
-    rankings = [name for name, one in data.items() if isinstance(one, Ranking)]
-    if rankings:
-        rows = [
-            (name, key.removesuffix(f"/{name}"), value)
-            for name in rankings
-            for key, value in found.metrics.items()
-            if key.endswith(f"/{name}")
-        ]
-        pd.DataFrame(rows, columns=["dataset", "measure", "value"]).to_csv(out / "ranking.csv", index=False)
-    console.measurement(data, found, untouched if base is not None else None)
-    console.say(f"wrote {out / 'discordance.csv'}")
-    return found
+def _untouched(
+    model: config.Model, data: Mapping[str, DataSet], cache: Path, console: Console
+) -> tuple[Benchmark, Encoder]:
+    """A benchmark on the model's own documents, and the model."""
+    filler = Filler(_load(model), cache)
+    return Benchmark([console.drain(filler.part(name, found)) for name, found in data.items()]), filler.encoder
+
+
+def _measure(model: config.Model, benchmark: Benchmark, base: Encoder) -> Measurement:
+    """A model's queries on the documents of the base."""
+    tuned = _load(model)
+    if tuned.dimension != base.dimension:
+        raise errors.ModelError(
+            f"{model.name} embeds into {tuned.dimension} dimensions and {base.settings.name} into {base.dimension}; "
+            "they cannot be compared on the same documents."
+        )
+    return benchmark.measure(lambda texts: tuned.encode(texts, "query"))
+
+
+def _write(
+    data: Mapping[str, DataSet], benchmark: Benchmark, found: Measurement, folder: Path, *, paired: bool
+) -> None:
+    benchmark.write_discordance(folder / "discordance.csv", found, paired=paired)
+    rows = [
+        (name, key.removesuffix(f"/{name}"), value)
+        for name, dataset in data.items()
+        for key, value in found.metrics.items()
+        if isinstance(dataset, Ranking) and key.endswith(f"/{name}")
+    ]
+    if rows:
+        pd.DataFrame(rows, columns=["dataset", "measure", "value"]).to_csv(folder / "ranking.csv", index=False)
 
 
 def _labels(names: Sequence[str]) -> list[str]:
