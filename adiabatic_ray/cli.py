@@ -64,17 +64,18 @@ def _parser() -> argparse.ArgumentParser:
         "--against", metavar="BASE", help="compare with this encoder, which also embeds the documents for both"
     )
 
+    on_sweeps = {}
     for name, run, help in (
         ("report", _report, "write a sweep's report anew from what its folder holds"),
         ("leaderboard", _leaderboard, "print a sweep's trials from best to worst, also while it runs"),
         ("status", _status, "print where a sweep stands, also while it runs"),
         ("confirm", _confirm, "train a sweep's best configurations again with fresh seeds, on the confirmation sets"),
     ):
-        added = command(name, run, help)
-        added.add_argument("sweep", metavar="SWEEP", help="a sweep's folder or file")
-        if run is _confirm:
-            added.add_argument("--top", type=_count, default=3, metavar="K", help="how many configurations (default 3)")
-            added.add_argument("--seeds", type=_count, default=5, metavar="N", help="how many seeds each (default 5)")
+        on_sweeps[name] = command(name, run, help)
+        on_sweeps[name].add_argument("sweep", metavar="SWEEP", help="a sweep's folder or file")
+    confirm = on_sweeps["confirm"]
+    confirm.add_argument("--top", type=_count, default=3, metavar="K", help="how many configurations (default 3)")
+    confirm.add_argument("--seeds", type=_count, default=5, metavar="N", help="how many seeds each (default 5)")
 
     export = command("export", _export, "write a trial's encoder as sentence-transformers models")
     export.add_argument(
@@ -202,10 +203,9 @@ def _section(sweep: config.Sweep, section: str) -> dict[str, config.Source]:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but got {text}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text}")
+    return int(text)
 
 
 def _console() -> Console:

@@ -364,10 +364,8 @@ class Sweep:
         fits = value in options if options else type(value) in accepted
         expected = listed(options) if options else " or ".join(_PLURALS[kind] for kind in kinds)
         _require(fits, path, f"must hold {expected}, but got {value!r}")
-        # Steps and epochs are two ways to say how long: a choice of one replaces the other.
-        other: dict[str, Any] = {"steps": {"epochs": None}, "epochs": {"steps": None}}.get(key, {})
         try:
-            dataclasses.replace(self.train, **{key: value}, **other)  # type: ignore[arg-type]
+            dataclasses.replace(self.train, **choices({key: value}))
         except InvalidValue as error:
             raise InvalidValue(path, f"holds {value!r}: `train.{error.key}` {error.problem}") from None
 
@@ -393,13 +391,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def trial_settings(sweep: Sweep, config: Mapping[str, Scalar]) -> Train:
-    """The `train` section with one trial's choices put in; `steps` and `epochs` replace each other."""
-    values: dict[str, Any] = dict(config)
-    if "steps" in values:
-        values["epochs"] = None
-    elif "epochs" in values:
-        values["steps"] = None
-    return dataclasses.replace(sweep.train, **values)
+    """The `train` section with one trial's choices put in."""
+    return dataclasses.replace(sweep.train, **choices(config))
+
+
+def choices(config: Mapping[str, Scalar]) -> dict[str, Any]:
+    """What a trial's choices replace in the `train` section.
+
+    Steps and epochs are two ways to say how long: a choice of one takes the other away.
+    """
+    other = {"steps": "epochs", "epochs": "steps"}
+    return {other[key]: None for key in config if key in other} | dict(config)
 
 
 def resolved(sweep: Sweep) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def save(path: Path, outcomes: Outcomes) -> None:
     tensors, shapes = {}, {}
     for scale, sets in outcomes.by_scale.items():
         for name, tensor in sets.items():
-            key = f"{scale:g}/{name}"
+            key = f"{scale!r}/{name}"  # exactly, since it is looked up by its value
             tensors[key] = torch.from_numpy(np.packbits(tensor.numpy().reshape(-1)))
             shapes[key] = list(tensor.shape)
     checkpoint.save(path, Checkpoint(tensors, {"shapes": shapes, "languages": dict(outcomes.languages)}))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adiabatic_ray import config
 
+SIGNIFICANT = 0.05  # a change whose two-tailed p-value lies below it is called significant
 ONE_SIDED_95 = NormalDist().inv_cdf(0.95)
 
 

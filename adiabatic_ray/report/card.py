@@ -12,8 +12,9 @@ from typing import Any
 
 import jinja2
 
+from adiabatic_ray import config
 from adiabatic_ray.model.export import QUERY_ENCODER, RETRIEVAL_MODEL
-from adiabatic_ray.report.ledger import UNTOUCHED, Candidate, Ledger, Record
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record
 
 
 def render(ledger: Ledger, record: Record) -> str:
@@ -25,7 +26,7 @@ def render(ledger: Ledger, record: Record) -> str:
     settings = ledger.settings
     model = settings["model"]
     length = (model.get("max_length") or {}).get("passage")
-    candidate = record.candidate or Candidate(1.0, record.metrics, record.worst)
+    candidate = record.candidate or record.whole
     untouched = ledger.records.get(UNTOUCHED)
     base = untouched.metrics if untouched else {}
     xnli = settings["constraint"]["data"]
@@ -34,7 +35,7 @@ def render(ledger: Ledger, record: Record) -> str:
         for key, value in candidate.metrics.items()
         if key.startswith(f"improvement/{xnli}/")
     }
-    train = {**settings["train"], **record.config} | _how_long(record.config)
+    train = settings["train"] | config.choices(record.config)
     confirmed_base = untouched.confirmation if untouched else {}
     return _template().render(
         name=settings["name"],
@@ -73,13 +74,6 @@ def _sets(metrics: Mapping[str, float], base: Mapping[str, float]) -> list[tuple
     """Name, PND before, PND after and improvement of each set."""
     names = [key.removeprefix("pnd/") for key in metrics if key.startswith("pnd/")]
     return [(x, base.get(f"pnd/{x}"), metrics[f"pnd/{x}"], metrics[f"improvement/{x}"]) for x in names]
-
-
-def _how_long(choice: Mapping[str, Any]) -> dict[str, None]:
-    """`steps` and `epochs` replace each other, as in `config.trial_settings`."""
-    if "steps" in choice:
-        return {"epochs": None}
-    return {"steps": None} if "epochs" in choice else {}
 
 
 def _sources(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -10,11 +10,11 @@ from torch import Tensor
 from adiabatic_ray import config, errors
 from adiabatic_ray.evaluate import bootstrap, outcomes
 from adiabatic_ray.evaluate.bootstrap import Interval
+from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report import regime
 from adiabatic_ray.report.ledger import CONFIRMATION, OUTCOMES, UNTOUCHED, Ledger, Record, best
 from adiabatic_ray.report.regime import Regime
 
-SIGNIFICANT = 0.05
 EDGE_REPLICATES = 200  # of a step among a few tried rates, which needs fewer than an interval of a number
 
 

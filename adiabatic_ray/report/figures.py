@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from adiabatic_ray.evaluate.bootstrap import Interval
+from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, UNTOUCHED, Record
 from adiabatic_ray.report.regime import Regime
 
@@ -23,7 +24,6 @@ from adiabatic_ray.report.regime import Regime
 FEASIBLE, SCALED, INFEASIBLE, BEST = "#0072B2", "#009E73", "#D55E00", "#000000"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = "os^Dv<>PX*"
-SIGNIFICANT = 0.05
 FEW_RATES, MOST_RATES = 12, 16  # more distinct rates than the first are drawn as a line through groups of neighbours
 FONTS = {"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "adiabatic-ray"}
 

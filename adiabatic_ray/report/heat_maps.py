@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from adiabatic_ray.evaluate import discordance, significance
-from adiabatic_ray.report.figures import SIGNIFICANT
+from adiabatic_ray.evaluate.significance import SIGNIFICANT
 
 CROSS = "0.25"
 

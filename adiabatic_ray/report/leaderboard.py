@@ -65,3 +65,8 @@ def show(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def configuration(record: Record) -> str:
+    """What a trial was tried with, in a line; empty for the untouched encoder."""
+    return ", ".join(f"{key} {show(value)}" for key, value in record.config.items())

@@ -97,12 +97,16 @@ class Record:
         return self.state == "complete" and self.constraint is not None and self.constraint <= 0
 
     @property
+    def whole(self) -> Candidate:
+        """The whole displacement, at scale 1, whether feasible or not."""
+        return Candidate(1.0, self.metrics, self.worst)
+
+    @property
     def candidate(self) -> Candidate | None:
         """The largest feasible part of the displacement; the whole of it where the trial is feasible."""
         if self.state != "complete":
             return None
-        everything = (*self.scaled, Candidate(1.0, self.metrics, self.worst))
-        feasible = [candidate for candidate in everything if candidate.metrics["constraint"] <= 0]
+        feasible = [candidate for candidate in (*self.scaled, self.whole) if candidate.metrics["constraint"] <= 0]
         return max(feasible, key=lambda candidate: candidate.scale, default=None)
 
     @property

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 
 from adiabatic_ray.evaluate import outcomes
 from adiabatic_ray.evaluate.bootstrap import Interval
+from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report import figures, heat_maps, leaderboard, regime
 from adiabatic_ray.report.evidence import Evidence
-from adiabatic_ray.report.leaderboard import show
+from adiabatic_ray.report.leaderboard import configuration, show
 from adiabatic_ray.report.ledger import OUTCOMES, UNTOUCHED, Ledger, Record, best, contenders, ranked
 from adiabatic_ray.report.regime import Change
 
@@ -126,7 +127,7 @@ def _verdict(records: Sequence[Record], winner: Record | None, settings: Mapping
     nearest = measured[0]
     return [
         "No trial is feasible: each of them harms a language, or cannot be shown to harm none.",
-        f"The least infeasible one is trial {nearest.number} ({_configuration(nearest)}): constraint "
+        f"The least infeasible one is trial {nearest.number} ({configuration(nearest)}): constraint "
         f"{nearest.constraint:+.2f} (feasible at 0 or below), worst pair {pair(nearest.worst)} with "
         f"z = {nearest.metrics.get('constraint/worst_z', math.nan):+.2f}, gain {percent(nearest.gain)}.",
         "Search smaller learning rates, or freeze more.",
@@ -139,7 +140,7 @@ def _success(winner: Record, objective: str, guarded: str) -> str:
     scale = "" if candidate.scale == 1 else f", its displacement scaled to {candidate.scale:g},"
     change = "improves" if candidate.gain >= 0 else "changes"
     p_value = candidate.metrics["p_value"]
-    doubt = "" if p_value < figures.SIGNIFICANT else ", which is not significant,"
+    doubt = "" if p_value < SIGNIFICANT else ", which is not significant,"
     return (
         f"Trial {winner.number}{scale} {change} {objective} by {percent(candidate.gain)}{doubt} and is feasible: on "
         f"{guarded} nothing is significantly worse than with the untouched encoder, and all together is not worse by "
@@ -150,7 +151,7 @@ def _success(winner: Record, objective: str, guarded: str) -> str:
 def _standing_of_confirmation(winner: Record, settings: Mapping[str, Any]) -> str:
     if winner.confirmed:
         gain, p_value = winner.confirmation["gain"], winner.confirmation["p_value"]
-        sure = "significant" if p_value < figures.SIGNIFICANT else "not significant"
+        sure = "significant" if p_value < SIGNIFICANT else "not significant"
         return f"It stayed feasible on sets that no trial had seen, with a gain of {percent(gain)} there ({sure})."
     if not settings["evaluate"]["confirmation"]:
         return "The sweep has no confirmation sets, so its gain was selected for and is likely too large."
@@ -177,7 +178,7 @@ def _facts(winner: Record, settings: Mapping[str, Any]) -> dict[str, str]:
     scale = winner.candidate.scale
     facts = {
         "Trial": str(winner.number),
-        "Configuration": _configuration(winner),
+        "Configuration": configuration(winner),
         "Displacement": "all of it (scale 1)" if scale == 1 else f"scaled to {scale:g}; all of it is not feasible",
         "Frozen": str(winner.config.get("freeze", settings["train"]["freeze"])),
     }
@@ -238,10 +239,6 @@ def _estimate(value: float | None, interval: Interval | None) -> str:
     if value is None:
         return ""
     return percent(value) + (f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "")
-
-
-def _configuration(record: Record) -> str:
-    return ", ".join(f"{key} {show(value)}" for key, value in record.config.items())
 
 
 def percent(value: float | None) -> str:
@@ -330,7 +327,7 @@ def _heat_maps(ledger: Ledger, winner: Record | None) -> Picture:
     found = [outcomes.load(ledger.trial_folder(number) / OUTCOMES) for number in (UNTOUCHED, winner.number)]
     if found[0] is None or found[1] is None:
         return absent(f"the outcomes of trial {UNTOUCHED if found[0] is None else winner.number} cannot be read.")
-    scale = float(f"{winner.candidate.scale:g}")  # as it is written in the file
+    scale = winner.candidate.scale
     base, tuned = found[0].by_scale.get(1.0, {}).get(guarded), found[1].by_scale.get(scale, {}).get(guarded)
     if base is None or tuned is None or base.shape != tuned.shape:
         return absent(f"the outcomes of trial {winner.number} on {guarded} at scale {scale:g} were not kept.")

@@ -113,7 +113,7 @@ class Books:
                 f"{len(crashed)} trials crashed, and `budget.failed_trials` allows {self.budget.failed_trials}; "
                 f"the last one: {crashed[-1].reason}"
             )
-        elif target is not None and any(r.candidate and r.candidate.gain >= target for r in contenders(records)):
+        elif target is not None and any(r.candidate and r.candidate.gain >= target for r in records):
             self.over = f"a feasible trial reached the target gain of {target:g}%"
 
     def _drop_displacements(self) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from adiabatic_ray import config, errors, sweep_file
-from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Candidate, Ledger, Record, best, contenders
+from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Ledger, Record, best, contenders
 from adiabatic_ray.sweep import driver, materials, resources, session
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
@@ -61,9 +61,7 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
             shared = driver.fill(again, Data(data.train, data.confirmation, {}), place, repeats, console, interrupted)
 
             def changed(record: Record) -> None:
-                if record.state != "running":
-                    console.trial_ended(record)
-                console.sweep_progress(repeats.records, len(configs))
+                console.changed(record, repeats.records, len(configs))
 
             books = Books(repeats, ListSearch(configs), again.budget, changed, interrupted)
             try:
@@ -118,10 +116,9 @@ def collect(
     found = []
     for wanted in fresh(record, sweep, seeds):
         repeat = next(one for one in repeats if dict(one.config) == wanted)
-        scaled = (*repeat.scaled, Candidate(1.0, repeat.metrics, repeat.worst))
         metrics: Mapping[str, float] = {"gain": 0.0, "p_value": 1.0, "constraint": FAILED_CONSTRAINT}
         if repeat.state == "complete":
-            metrics = next(one.metrics for one in scaled if one.scale == record.candidate.scale)
+            metrics = next(one.metrics for one in (*repeat.scaled, repeat.whole) if one.scale == record.candidate.scale)
         numbers = {key: metrics[key] for key in ("gain", "p_value", "constraint")}
         found.append({"seed": float(wanted["seed"]), **numbers})
     return tuple(found)

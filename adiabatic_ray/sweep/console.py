@@ -16,7 +16,7 @@ import rich.table
 from adiabatic_ray.data.sets import DataSet, Ranking
 from adiabatic_ray.evaluate.benchmark import Measurement
 from adiabatic_ray.report import leaderboard
-from adiabatic_ray.report.ledger import UNTOUCHED, Candidate, Ledger, Record, best, contenders, ranked
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best, contenders, ranked
 from adiabatic_ray.sweep.materials import Data, Filling
 from adiabatic_ray.train.trial import Progress
 
@@ -96,6 +96,12 @@ class Console:
 
     # ---- trials ----
 
+    def changed(self, record: Record, records: Mapping[int, Record], trials: int | None) -> None:
+        """A trial started, went on or ended."""
+        if record.state != "running":
+            self.trial_ended(record)
+        self.sweep_progress(records, trials)
+
     def point(self, progress: Progress[Measurement]) -> None:
         """An evaluation point of a trial in this process."""
         if progress.measurement is None:
@@ -139,9 +145,8 @@ class Console:
         outcome = _outcome(record) if record.constraint is not None else record.reason
         if record.failed:
             outcome = record.reason
-        self.say(
-            f"trial {record.number:>3}  {state}{outcome}  [{_configuration(record) or 'untouched'}]  {seconds:.0f} s"
-        )
+        chosen = leaderboard.configuration(record) or "untouched"
+        self.say(f"trial {record.number:>3}  {state}{outcome}  [{chosen}]  {seconds:.0f} s")
 
     def leaderboard(self, records: Iterable[Record], objective: str, rows: int | None = 10) -> None:
         """The best trials, with the untouched encoder for comparison."""
@@ -158,7 +163,7 @@ class Console:
         for column in ("", *(("scale",) if scaled else ()), "worst pair", "configuration"):
             table.add_column(column)
         for record in shown:
-            shows = record.candidate or Candidate(1.0, record.metrics, record.worst)
+            shows = record.candidate or record.whole
             outcome = [_outcome_cells(shows.metrics), _outcome_cells(record.confirmation)][: 1 + confirmed]
             z = _number(shows.metrics.get("constraint/worst_z"), ".1f")
             cells = [
@@ -167,7 +172,7 @@ class Console:
                 leaderboard.standing(record, winner),
                 *([f"{shows.scale:g}"] if scaled else []),
                 f"{shows.worst} (z {z})" if shows.worst else "",
-                _configuration(record) or "untouched",
+                leaderboard.configuration(record) or "untouched",
             ]
             style = "bold green" if record is winner else ("" if record.candidate else "dim")
             table.add_row(*map(rich.markup.escape, cells), style=style)
@@ -198,7 +203,7 @@ class Console:
                 _number(min(gains), "+.2f"),
                 _number(max(gains), "+.2f"),
                 _number(max(constraints), "+.2f"),
-                rich.markup.escape(_configuration(record)),
+                rich.markup.escape(leaderboard.configuration(record)),
             )
         self.say("\ntrained again with fresh seeds, measured on the confirmation sets")
         self._rich.print(table)
@@ -214,13 +219,12 @@ class Console:
         leader = best(ledger.records.values())
         if leader is not None and leader.candidate is not None:
             word = {True: "confirmed", False: "not confirmed", None: "not confirmed yet"}[leader.confirmed]
-            self.say(
-                f"best: trial {leader.number}, gain {leader.candidate.gain:+.2f}%, {word}  [{_configuration(leader)}]"
-            )
+            chosen = leaderboard.configuration(leader)
+            self.say(f"best: trial {leader.number}, gain {leader.candidate.gain:+.2f}%, {word}  [{chosen}]")
         for record in tuned:
             if record.state == "running":
                 reached = f"step {record.points[-1].step}" if record.points else "no evaluation point yet"
-                self.say(f"trial {record.number} is unfinished: {reached}  [{_configuration(record)}]")
+                self.say(f"trial {record.number} is unfinished: {reached}  [{leaderboard.configuration(record)}]")
 
 
 def _outcome(record: Record) -> str:
@@ -235,10 +239,6 @@ def _outcome_cells(metrics: Mapping[str, float]) -> list[str]:
         _number(metrics.get("p_value"), ".1e"),
         _number(metrics.get("constraint"), "+.2f"),
     ]
-
-
-def _configuration(record: Record) -> str:
-    return ", ".join(f"{key} {leaderboard.show(value)}" for key, value in record.config.items())
 
 
 def _number(value: float | None, form: str) -> str:

@@ -115,9 +115,7 @@ def _books(
 
     def changed(record: Record) -> None:
         mirror.notify()
-        if record.state != "running":
-            console.trial_ended(record)
-        console.sweep_progress(ledger.records, trials)
+        console.changed(record, ledger.records, trials)
 
     search = searcher.create(sweep.search, sweep.seed, sweep.budget.trials)
     return Books(ledger, search, sweep.budget, changed, interrupted)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from adiabatic_ray import config, errors
+from adiabatic_ray import config, errors, sweep_file
 from adiabatic_ray.model import encoder, export
 from adiabatic_ray.model.export import QUERY_ENCODER, RETRIEVAL_MODEL
 from adiabatic_ray.report import card
@@ -65,9 +65,9 @@ def write_out(where: str, out: Path, number: int | None, *, force: bool) -> Reco
     record = _chosen(ledger, named if number is None else number, force)
     out = out.expanduser().resolve()
     _check_free(out)
-    scale = record.candidate.scale if record.candidate else 1.0
+    scale = (record.candidate or record.whole).scale
     displacement = workbench.displacement(ledger.trial_folder(record.number), scale)
-    model = encoder.load(_model(ledger))
+    model = encoder.load(sweep_file.rebuild(ledger.settings).model)
     unknown = [name for name in displacement if name not in model.parameters]
     misshapen = [n for n, d in displacement.items() if n not in unknown and d.shape != model.parameters[n].shape]
     if unknown or misshapen:
@@ -197,10 +197,3 @@ def _swap(partial: Path, target: Path) -> None:
         target.rename(old)
     partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _model(ledger: Ledger) -> config.Model:
-    """The base model as the sweep was told it."""
-    kept = dict(ledger.settings["model"])
-    sides, lengths = kept.pop("prompts", None) or {}, kept.pop("max_length", None) or {}
-    return config.Model(**kept, prompts=config.Sides(**sides), max_length=config.Lengths(**lengths))
