@@ -71,6 +71,9 @@ def improvement_curves(
         axes.set_ylabel(f"improvement on\n{name} (%)")
         axes.grid(alpha=0.3)
     figure.align_ylabels(panels)
+    rates = {float(record.config["learning_rate"]) for record in shown}
+    if len(rates) == 1:  # matplotlib would find these limits too, but warn of it on the user's terminal
+        panels[-1].set_xlim(min(rates) / 10, min(rates) * 10)
     panels[-1].set_xscale("log")
     panels[-1].set_xlabel("learning rate")
     figure.legend(handles=_curve_legend(masks), loc="outside upper center", ncols=2, fontsize=9)

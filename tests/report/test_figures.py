@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def points(axes: Any) -> list[tuple[float, float]]:
     """All scattered points of the axes."""
     return sorted((float(x), float(y)) for one in axes.collections if hasattr(one, "get_sizes") and len(one.get_sizes())
                   for x, y in one.get_offsets())  # fmt: skip
+
+
+def test_a_single_rate_is_drawn_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.improvement_curves([record(1, 4.0, -0.2, 1e-6)], {}, [], "embeddings")
+    assert figure.axes[0].get_xlim() == pytest.approx((1e-7, 1e-5))
 
 
 def test_curves() -> None:
