@@ -344,7 +344,7 @@ def _result_axis(name: str, values: Sequence[float]) -> _Axis:
 
 
 def importances(found: Mapping[str, Mapping[str, float]]) -> Figure:
-    """How much of the spread of gain and constraint each hyper-parameter explains, as bars."""
+    """How much each hyper-parameter matters for a high gain and for a low constraint, as bars."""
     names = list(dict.fromkeys(name for shares in found.values() for name in shares))
     names.sort(key=lambda name: sum(shares.get(name, 0.0) for shares in found.values()))
     figure = Figure(figsize=(9, 1.2 + 0.5 * len(names)), layout="constrained")

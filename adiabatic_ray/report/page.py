@@ -308,7 +308,7 @@ def _pictures(
         Picture(
             "importances",
             "Bars of the importance of each hyper-parameter for the gain and for the constraint.",
-            "The share of the results' variance among trials that each hyper-parameter explains.",
+            "How much each hyper-parameter matters for being among the better trials: shares of 1, by PED-ANOVA.",
             figures.importances(shares),
         )
         if shares
