@@ -16,16 +16,17 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from adiabatic_ray import errors
 
 State = Literal["running", "complete", "stopped", "diverged", "out_of_memory", "crashed"]
 FAILED_CONSTRAINT = 1000.0
 OUTCOMES, CONFIRMATION = "outcomes.safetensors", "confirmation.safetensors"
+Decoded = TypeVar("Decoded")
 UNTOUCHED = 0  # the number of the untouched encoder, which is every sweep's first trial
 
 
@@ -164,18 +165,12 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records: dict[int, Record] = {}
-        meta = _read(folder / "sweep.json")
-        if meta is None:
-            raise errors.SweepError(f"{folder} holds no sweep: there is no readable `sweep.json`.")
-        self.id: str = meta["id"]
-        self.settings: dict[str, Any] = meta["settings"]
+        if not (folder / "sweep.json").is_file():
+            raise errors.SweepError(f"{folder} holds no sweep: there is no `sweep.json`.")
+        self.id, self.settings = _read(folder / "sweep.json", _sweep, f"Take it from a copy, or delete {folder}")
         for path in sorted(folder.glob("trials/*/trial.json")):
-            found = _read(path)
-            if found is not None:  # a trial killed while its first record was written never started
-                points = tuple(Point(**point) for point in found.pop("points"))
-                scaled = tuple(Candidate(**candidate) for candidate in found.pop("scaled"))
-                record = Record(**found | {"repeats": tuple(found["repeats"])}, points=points, scaled=scaled)
-                self.records[record.number] = record
+            record = _read(path, _record, f"Delete {path.parent}; the same sweep command then runs this trial again")
+            self.records[record.number] = record
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, Any]) -> Ledger:
@@ -208,9 +203,19 @@ def write(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, decode: Callable[[dict[str, Any]], Decoded], way_out: str) -> Decoded:
+    """What a file of ours says. No kill leaves half of one (see `write`), so one that cannot be read was damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        return decode(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.SweepError(f"{path} is damaged ({errors.summary(error)}). {way_out}.") from None
+
+
+def _sweep(found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return found["id"], found["settings"]
+
+
+def _record(found: dict[str, Any]) -> Record:
+    points = tuple(Point(**point) for point in found.pop("points"))
+    scaled = tuple(Candidate(**candidate) for candidate in found.pop("scaled"))
+    return Record(**found | {"repeats": tuple(found["repeats"])}, points=points, scaled=scaled)

@@ -31,19 +31,26 @@ def test_records_are_read_back(tmp_path: Path) -> None:
     assert [one.number for one in again.finished()] == [1, 2]
 
 
-def test_a_half_written_record_is_not_read(tmp_path: Path) -> None:
+def test_a_record_that_a_kill_left_half_written_does_not_count(tmp_path: Path) -> None:
     ledger = Ledger.create(tmp_path / "s", {})
     ledger.put(record(1))
-    whole = (ledger.trial_folder(1) / "trial.json").read_text()
     ledger.trial_folder(2).mkdir()
-    (ledger.trial_folder(2) / "trial.partial").write_text(whole)
-    (ledger.trial_folder(3)).mkdir()
-    (ledger.trial_folder(3) / "trial.json").write_text(whole[: len(whole) // 2])
+    (ledger.trial_folder(2) / "trial.partial").write_text('{"number":')
     assert list(Ledger(tmp_path / "s").records) == [1]
 
 
+@pytest.mark.parametrize("name", ["sweep.json", "trials/0001/trial.json"])
+@pytest.mark.parametrize("damage", ["half", "[]", "{}"])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, name: str, damage: str) -> None:
+    Ledger.create(tmp_path, {}).put(record(1))
+    whole = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(whole[: len(whole) // 2] if damage == "half" else damage)
+    with pytest.raises(errors.SweepError, match=rf"{name} is damaged \(.+\)\. .*[Dd]elete {tmp_path}"):
+        Ledger(tmp_path)
+
+
 def test_a_folder_without_a_sweep(tmp_path: Path) -> None:
-    with pytest.raises(errors.SweepError, match=r"holds no sweep: there is no readable `sweep.json`"):
+    with pytest.raises(errors.SweepError, match=r"holds no sweep: there is no `sweep.json`"):
         Ledger(tmp_path)
 
 

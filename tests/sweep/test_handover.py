@@ -221,5 +221,5 @@ def test_sweeps_that_are_not_there(ledger: Ledger, file: Path, write_sweep: Call
     with pytest.raises(errors.SweepError, match=r"has not been run: .*smaller/sweep.json.* adiabatic-ray sweep "):
         found.find(str(write_sweep({"name": "smaller"})))
     (ledger.folder / "sweep.json").write_text('{"id": "x", ')
-    with pytest.raises(errors.SweepError, match=r"no readable `sweep.json`"):
+    with pytest.raises(errors.SweepError, match=r"sweep.json is damaged"):
         found.find(str(ledger.folder))
