@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from adiabatic_ray import __version__, errors
 
 if TYPE_CHECKING:
     from adiabatic_ray import config
+    from adiabatic_ray.sweep import jobs
     from adiabatic_ray.sweep.console import Console
 
 
@@ -65,6 +67,29 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     on_sweeps = {}
+    submit = command("submit", _submit, "run a sweep as a job on a Ray cluster, or go on with it there")
+    submit.add_argument("file", type=Path, metavar="FILE", help="a sweep file")
+    submit.add_argument(
+        "--working-dir", type=Path, default=Path(), metavar="DIR", help="the folder to upload (default: this one)"
+    )
+    submit.add_argument(
+        "--env", action="append", default=[], metavar="NAME", help="send this environment variable too; no secrets"
+    )
+    submit.add_argument("--wait", action="store_true", help="return when the sweep is over, with its exit status")
+    submit.add_argument("--follow", action="store_true", help="as --wait, and show its output")
+
+    stop = command("stop", _stop, "end a sweep that runs as a job; submitting it again goes on with it")
+    logs = command("logs", _logs, "print the output of a sweep that runs, or ran, as a job")
+    logs.add_argument("--follow", action="store_true", help="go on until the sweep is over")
+    for on_cluster in (stop, logs):
+        on_cluster.add_argument("sweep", metavar="SWEEP", help="a sweep's name or file")
+    for on_cluster in (submit, stop, logs):
+        on_cluster.add_argument(
+            "--address",
+            metavar="URL",
+            help="the cluster's dashboard, http://HOST:8265 (default: RAY_API_SERVER_ADDRESS)",
+        )
+
     for name, run, help in (
         ("report", _report, "write a sweep's report anew from what its folder holds"),
         ("leaderboard", _leaderboard, "print a sweep's trials from best to worst, also while it runs"),
@@ -73,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         on_sweeps[name] = command(name, run, help)
         on_sweeps[name].add_argument("sweep", metavar="SWEEP", help="a sweep's folder or file")
+    on_sweeps["status"].add_argument("--address", metavar="URL", help="of its job on this cluster, by its name or file")
     confirm = on_sweeps["confirm"]
     confirm.add_argument("--top", type=_count, default=3, metavar="K", help="how many configurations (default 3)")
     confirm.add_argument("--seeds", type=_count, default=5, metavar="N", help="how many seeds each (default 5)")
@@ -153,7 +179,52 @@ def _leaderboard(options: argparse.Namespace) -> None:
     _console().leaderboard(ledger.records.values(), ledger.settings["search"]["objective"], rows=None)
 
 
+def _submit(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import jobs
+
+    console, cluster = _console(), jobs.Cluster(_address(options))
+    name, job, size = cluster.submit(options.file, options.working_dir, options.env)
+    if size:
+        folder = options.working_dir.resolve()
+        console.say(f"submitted to {cluster.address} as {job}, with {size / 2**20:.1f} MiB from {folder}")
+    else:
+        console.say(f"runs at {cluster.address} already, as {job}")
+    if options.follow or options.wait:
+        _see_to_its_end(cluster, job, show=options.follow)
+    else:
+        console.say(f"its output: adiabatic-ray logs {name} --follow --address {cluster.address}")
+
+
+def _stop(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import jobs
+
+    cluster = jobs.Cluster(_address(options))
+    job = cluster.last(_sweep_name(options.sweep))
+    console = _console()
+    console.progress(f"waiting for {job.submission_id} to end")
+    status = cluster.stop(job.submission_id)
+    console.clear()
+    console.say(f"{job.submission_id}: {status.lower()}")
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from adiabatic_ray.sweep import jobs
+
+    cluster = jobs.Cluster(_address(options))
+    job = cluster.last(_sweep_name(options.sweep)).submission_id
+    if options.follow:
+        _see_to_its_end(cluster, job, show=True)
+    else:
+        print(cluster.logs(job), end="")
+
+
 def _status(options: argparse.Namespace) -> None:
+    if options.address:
+        from adiabatic_ray.sweep import jobs
+
+        for job in jobs.Cluster(options.address).jobs(_sweep_name(options.sweep)):
+            _console().say(f"{job.submission_id}: {job.status.lower()}. {job.message}")
+        return
     from adiabatic_ray.sweep import found, session
 
     ledger = found.find(options.sweep)
@@ -197,6 +268,36 @@ def _section(sweep: config.Sweep, section: str) -> dict[str, config.Source]:
             f"--data: `evaluate.{context}` has no `{name}`; it has {', '.join(sets) or 'nothing'}."
         )
     return {name: sets[name]} if name else sets
+
+
+def _see_to_its_end(cluster: jobs.Cluster, job: str, *, show: bool) -> None:
+    """Wait for a job. Raises SweepError where it did not succeed; after Ctrl-C it goes on without us."""
+    try:
+        if show:
+            for text in cluster.follow(job):
+                print(text, end="", flush=True)
+        status = cluster.wait(job)
+    except KeyboardInterrupt:
+        print(f"\n{job} goes on; `adiabatic-ray stop` ends it", file=sys.stderr)
+        raise
+    if status != "SUCCEEDED":
+        raise errors.SweepError(f"{job} ended as {status.lower()}; submit it again to go on with it.")
+
+
+def _address(options: argparse.Namespace) -> str:
+    """Of a cluster's job server, from the option or from Ray's own variable."""
+    address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not address:
+        raise errors.ResourceError("which cluster? Give --address http://HOST:8265, or set RAY_API_SERVER_ADDRESS.")
+    return address
+
+
+def _sweep_name(where: str) -> str:
+    """A sweep's name, given as it is or by its file."""
+    from adiabatic_ray.sweep import found
+
+    path = Path(where)
+    return found.read(path).name if path.suffix in (".yaml", ".yml") else path.name
 
 
 # ---- shared --------------------------------------------------------------------------------------------------------

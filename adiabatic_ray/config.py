@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -260,6 +261,7 @@ class Resources:
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None  # 1 where the cluster has a GPU, else 0; a fraction shares a GPU
     concurrent_trials: int | None = None  # as many as fit
+    workers_per_trial: int = 1  # processes of one trial on one node; each has `cpus_per_trial`, and a GPU of its own
     retries: int = 2  # of a trial whose process or node was lost
 
     def __post_init__(self) -> None:
@@ -275,6 +277,17 @@ class Resources:
             "concurrent_trials",
             f"must be at least 1, but got {self.concurrent_trials}",
         )
+        _require(
+            self.workers_per_trial >= 1,
+            "workers_per_trial",
+            f"must be at least 1, but got {self.workers_per_trial}",
+        )
+        _require(
+            self.workers_per_trial == 1 or gpus in (None, 0, 1),
+            "gpus_per_trial",
+            f"must be 0 or 1 beside `workers_per_trial: {self.workers_per_trial}`, which gives each process a whole "
+            f"GPU, but got {gpus}",
+        )
         _require(self.retries >= 0, "retries", f"must not be negative, but got {self.retries}")
 
 
@@ -283,7 +296,7 @@ class Mlflow:
     """Where trials are tracked."""
 
     __pydantic_config__: ClassVar = STRICT
-    uri: str | None = None  # a SQLite store in the storage folder
+    uri: str | None = None  # else MLFLOW_TRACKING_URI, else a SQLite store in the storage folder
     experiment: str = "adiabatic-ray"
 
     def __post_init__(self) -> None:
@@ -292,6 +305,17 @@ class Mlflow:
             "uri",
             f"must be a tracking server or a database (http://..., sqlite:///...), but got {self.uri!r}",
         )
+        _require(
+            self.uri is None or re.search(r"//[^/@]*:[^/@]*@", self.uri) is None,
+            "uri",
+            "holds a password, and a sweep's settings are stored and tracked; leave it out, and set "
+            "MLFLOW_TRACKING_URI where the sweep runs",
+        )
+
+
+def default_storage() -> str:
+    """Where results go unless the sweep file says so: a cluster sets `ADIABATIC_STORAGE` to a folder of all nodes."""
+    return os.environ.get("ADIABATIC_STORAGE", "runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +331,7 @@ class Sweep:
     constraint: Constraint
     budget: Budget = field(default_factory=Budget)
     resources: Resources = field(default_factory=Resources)
-    storage: str = "runs"
+    storage: str = field(default_factory=default_storage)
     mlflow: Mlflow = field(default_factory=Mlflow)
     seed: int = 0
 
@@ -348,6 +372,14 @@ class Sweep:
             values = choices if isinstance(choices, list) else [choices.low, choices.high]
             for value in values:
                 self._check_choice(key, value, interval=not isinstance(choices, list))
+        sizes = self.search.space.get("batch_size", [self.train.batch_size])
+        smallest = int(min(sizes) if isinstance(sizes, list) else sizes.low)
+        _require(
+            self.resources.workers_per_trial <= smallest,
+            "resources.workers_per_trial",
+            f"must not be larger than the smallest batch ({smallest}), which it divides, but got "
+            f"{self.resources.workers_per_trial}",
+        )
 
     def _check_choice(self, key: str, value: Scalar, *, interval: bool) -> None:
         """A choice must be a value that `train` itself would accept."""

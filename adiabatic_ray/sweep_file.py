@@ -13,6 +13,8 @@ from typing import Any
 
 from adiabatic_ray import config, errors
 
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
 
 def load(path: str | Path, variables: Mapping[str, str] | None = None) -> config.Sweep:
     """Read and check a sweep file.
@@ -31,6 +33,11 @@ def load(path: str | Path, variables: Mapping[str, str] | None = None) -> config
         )
     raw.setdefault("name", path.stem)
     return _build(_substitute(raw, path, os.environ | (variables or {})), path)
+
+
+def variables(path: Path) -> set[str]:
+    """The names in `${NAME}` in a sweep file."""
+    return set(_VARIABLE.findall(json.dumps(_read_yaml(path), default=str)))
 
 
 def rebuild(settings: Mapping[str, Any]) -> config.Sweep:
@@ -79,7 +86,7 @@ def _substitute(value: Any, path: Path, variables: Mapping[str, str], key: str =
             )
         return variables[name]
 
-    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", replace, value)
+    return _VARIABLE.sub(replace, value)
 
 
 def _build(raw: dict[str, Any], path: Path) -> config.Sweep:

@@ -87,7 +87,7 @@ def write_sweep_in(pocket: Path) -> Callable[..., Path]:
             for section in sections:
                 node = node[section]
             if value is None:
-                del node[key]
+                node.pop(key, None)
             else:
                 node[key] = value
         path = folder / f"{content['name']}.yaml"

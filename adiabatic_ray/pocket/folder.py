@@ -14,9 +14,14 @@ VARIABLE = "ADIABATIC_POCKET"
 
 
 def location() -> Path:
-    """The folder of this version of the world: given by the environment, or in the user's cache."""
+    """The folder of this version of the world: given by the environment, or in a cache.
+
+    The cache is the user's own, or on a cluster (see `config.default_storage`) the one that all nodes share.
+    """
     if VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
+    if "ADIABATIC_STORAGE" in os.environ:
+        return Path(os.environ["ADIABATIC_STORAGE"]) / "cache" / f"pocket-{_version()}"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "adiabatic-ray" / f"pocket-{_version()}"
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from adiabatic_ray import errors
+from adiabatic_ray import config, errors
 from adiabatic_ray.report.ledger import Ledger
-from adiabatic_ray.report.tracking import default_uri
+from adiabatic_ray.report.tracking import default_uri, without_password
 
 
 def find(run_id: str) -> tuple[Ledger, int | None]:
     """The sweep that an MLflow run belongs to, and the trial's number where it is a trial's run.
 
-    It is looked up at `MLFLOW_TRACKING_URI`, else in the store that sweeps write by default, `./runs/mlflow.db`.
+    It is looked up where sweeps track by default: `MLFLOW_TRACKING_URI`, else the store in the storage folder.
 
     Raises:
         SweepError: no store, no such run, or one whose sweep's folder is not known or not here.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(Path("runs"))
+    uri = default_uri(Path(config.default_storage()))
     elsewhere = "Set MLFLOW_TRACKING_URI to the store that has it, or give the sweep's folder instead."
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise errors.SweepError(f"{run_id} looks like an MLflow run, but there is no store at {uri}. {elsewhere}")
     try:
         tags = mlflow.MlflowClient(uri).get_run(run_id).data.tags
     except MlflowException as error:
-        raise errors.SweepError(f"{uri} gives no run {run_id} ({errors.summary(error)}). {elsewhere}") from None
+        raise errors.SweepError(
+            f"{without_password(uri)} gives no run {run_id} ({errors.summary(error)}). {elsewhere}"
+        ) from None
     if "sweep.folder" not in tags:
         raise errors.SweepError(
             f"run {run_id} says no sweep's folder (it has no tag `sweep.folder`). Give the sweep's folder instead."

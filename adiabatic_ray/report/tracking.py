@@ -14,7 +14,9 @@ import io
 import json
 import logging
 import math
+import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -39,8 +41,13 @@ for _logger in ("mlflow", "alembic"):
 
 
 def default_uri(storage: Path) -> str:
-    """A SQLite store in the storage folder, shared by all sweeps there."""
-    return f"sqlite:///{storage.resolve()}/mlflow.db"
+    """`MLFLOW_TRACKING_URI`, else a SQLite store in the storage folder, shared by all sweeps there."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
+
+
+def without_password(uri: str) -> str:
+    """A tracking URI that may be shown."""
+    return re.sub(r"//([^/:@]*):[^/@]*@", r"//\1:***@", uri)
 
 
 class Mirror:

@@ -31,6 +31,7 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
         AdiabaticRayError: anything that the user can mend; nothing that was finished is lost.
         KeyboardInterrupt: the user stopped the sweep; running it again goes on with it.
     """
+    session.require_lasting(sweep.storage)
     folder = Path(sweep.storage).resolve() / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     with session.sole_owner(folder), session.interruptible() as interrupted:
@@ -175,11 +176,13 @@ def finish(sweep: config.Sweep, ledger: Ledger, mirror: Mirror, console: Console
         console.say(f"best query encoder: {exported / handover.QUERY_ENCODER} (trial {winner.number})")
     console.say(f"report: {ledger.folder / 'report.html'}")
     if trouble:
-        console.say(f"MLflow at {mirror.uri} is behind ({trouble}); run the same command again to bring it up to date")
+        console.say(
+            f"MLflow at {mirror.shown_uri} is behind ({trouble}); run the same command again to bring it up to date"
+        )
     elif mirror.uri.startswith("sqlite"):
         console.say(f"MLflow: mlflow server --backend-store-uri {mirror.uri}")
     else:
-        console.say(f"MLflow: {mirror.uri}")
+        console.say(f"MLflow: {mirror.shown_uri}")
     if status == "KILLED":
         console.say("stopped; run the same command to go on")
 
@@ -191,6 +194,7 @@ class Mirror:
         from adiabatic_ray.report import tracking  # MLflow takes seconds to import, and the embedding goes first
 
         self.uri = sweep.mlflow.uri or tracking.default_uri(ledger.folder.parent)
+        self.shown_uri = tracking.without_password(self.uri)
         self._mirror = tracking.Mirror(ledger, self.uri, sweep.mlflow.experiment, materials.described(sweep, data))
         self._tracker = tracking.Tracker(self._mirror)
 

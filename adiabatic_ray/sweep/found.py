@@ -8,8 +8,6 @@ from adiabatic_ray import config, errors, sweep_file
 from adiabatic_ray.pocket import folder as pocket_folder
 from adiabatic_ray.report.ledger import Ledger
 
-DEFAULT_STORAGE = Path("runs")
-
 
 def find(where: str) -> Ledger:
     """The ledger of a sweep, given by its folder (which holds `sweep.json`) or by its sweep file.
@@ -22,8 +20,7 @@ def find(where: str) -> Ledger:
     if path.is_file() and path.name == "sweep.json":
         path = path.parent
     if path.is_file() and path.suffix in (".yaml", ".yml"):
-        variables = {pocket_folder.VARIABLE: str(pocket_folder.location())}  # to be named, not to be made
-        sweep = sweep_file.load(path, variables)
+        sweep = read(path)
         storage = Path(sweep.storage).resolve()
         if not (storage / sweep.name / "sweep.json").exists():
             raise errors.SweepError(
@@ -32,12 +29,17 @@ def find(where: str) -> Ledger:
             )
         return Ledger(storage / sweep.name)
     if not (path / "sweep.json").exists():
-        storage = path.absolute().parent if any(_names(path.absolute().parent)) else DEFAULT_STORAGE
+        storage = path.absolute().parent if any(_names(path.absolute().parent)) else Path(config.default_storage())
         raise errors.SweepError(
             f"{where} is no sweep: it is neither a folder that holds `sweep.json` nor a sweep file (FILE.yaml)."
             + _others(path.name, storage)
         )
     return Ledger(path.resolve())
+
+
+def read(file: Path) -> config.Sweep:
+    """A sweep file that is not to be run here: the pocket world is named, and not made."""
+    return sweep_file.load(file, {pocket_folder.VARIABLE: str(pocket_folder.location())})
 
 
 def _names(storage: Path) -> list[str]:

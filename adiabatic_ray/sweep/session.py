@@ -19,10 +19,21 @@ import ray
 
 from adiabatic_ray import errors
 
-CONNECT_TIMEOUT = 10  # seconds
-
-for _name in ("ray", "ray.tune", "ray.train"):
+for _name in ("ray", "ray.tune", "ray.train"):  # here, since importing Ray sets their levels
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+CONNECT_TIMEOUT = 10  # seconds
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets this variable for what it runs as a job
+
+
+def require_lasting(storage: str) -> None:
+    """Raise SweepError for results that would go into a Ray job's working directory, which ends with the job."""
+    if IN_A_JOB in os.environ and not Path(storage).is_absolute():
+        raise errors.SweepError(
+            f"the results would go to {Path(storage).resolve()}, in this job's own copy of the working directory, and "
+            "be lost with it. Set ADIABATIC_STORAGE on the cluster's nodes, or `storage` in the sweep file, to a "
+            "folder that all nodes share."
+        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,209 @@
+"""Sweeps as jobs of a Ray cluster: submitted from anywhere, and found again by their names.
+
+What ``ray job submit --working-dir . -- python -m adiabatic_ray sweep FILE`` does, with what a sweep needs added: it
+has time to end when it is stopped, the same sweep does not run twice at a time, no secret is sent, and an upload that
+is too large is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import shlex
+import tempfile
+import time
+import zipfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.runtime_env import packaging
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from adiabatic_ray import errors, sweep_file
+from adiabatic_ray.pocket import folder as pocket_folder
+from adiabatic_ray.sweep import found
+
+logging.getLogger("ray").setLevel(logging.CRITICAL)  # what it tells is told by us
+
+SWEEP = "adiabatic-ray/sweep"  # a job's metadata: the name of its sweep
+ENDING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}  # Ray's own is SIGKILL after 3 s
+UPLOAD_LIMIT = ray_constants.DASHBOARD_CLIENT_MAX_SIZE  # bytes; the job server refuses what is larger, with a bare 413
+SECONDS_BETWEEN_LOOKS = 2.0
+# Never uploaded, like what Ray itself excludes.
+PRIVATE = [".env", ".env.*", ".netrc", ".aws", ".kube", ".ssh", "*.key", "*.pem"]
+
+_SECRET = re.compile(r"(TOKEN|PASSWORD|SECRET|KEY|CREDENTIALS?)S?$", re.IGNORECASE)
+
+
+class Cluster:
+    """The job server of a Ray cluster.
+
+    Raises (also each method):
+        ResourceError: nobody answers at the address, or it wants a token.
+    """
+
+    def __init__(self, address: str) -> None:
+        url = address if "://" in address else f"http://{address}"
+        if not url.startswith(("http://", "https://")):
+            raise errors.ResourceError(
+                f"{address} is not the address of a job server. Expected http://HOST:8265, the dashboard's address."
+            )
+        self.address = url
+        # A cluster that is started where a token lies asks for it, and Ray's client sends it only when told to.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        try:
+            self._client = JobSubmissionClient(url)
+        except AuthenticationError as error:
+            raise errors.ResourceError(
+                f"{address} wants a token ({errors.summary(error)}). Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
+                "to a file that holds it."
+            ) from None
+        except OSError as error:
+            raise errors.ResourceError(
+                f"no job server answers at {address} ({errors.summary(error)}). It is the dashboard's address, "
+                "http://HOST:8265; start a cluster with `ray start --head`, or forward its port."
+            ) from None
+        except RuntimeError as error:  # a version that does not fit
+            raise errors.ResourceError(f"{address}: {error}") from None
+
+    def submit(self, file: Path, folder: Path, forwarded: Iterable[str]) -> tuple[str, str, int]:
+        """Run a sweep file as a job, with the working directory `folder` uploaded.
+
+        The sweep's name, its job, and the size of the upload in bytes, which is 0 where the sweep was running already:
+        then it is that job. `forwarded` are names of environment variables that the job gets as they are here.
+
+        Raises:
+            ConfigError: the file cannot be used, or a variable is not set or is a secret.
+            SweepError: the file is not in the upload, or the upload is too large.
+        """
+        name = found.read(file).name
+        needed = sweep_file.variables(file) - {pocket_folder.VARIABLE}  # the world is made where the sweep runs
+        variables = environment({*needed, *forwarded})
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise errors.SweepError(
+                f"{file} does not lie in {folder}, which is uploaded. Run this where it does, or give --working-dir."
+            )
+        inside = file.resolve().relative_to(folder.resolve())
+        number = 0
+        with tempfile.TemporaryDirectory() as scratch:
+            archive = pack(folder, inside, Path(scratch) / "working_dir.zip")
+            while True:
+                jobs = self.jobs(name)
+                number = max(number, len(jobs)) + 1
+                if jobs and not jobs[-1].status.is_terminal():
+                    return name, jobs[-1].submission_id, 0
+                try:
+                    job = self._client.submit_job(
+                        entrypoint=shlex.join(["python", "-m", "adiabatic_ray", "sweep", str(inside)]),
+                        submission_id=f"{name}-{number}",
+                        runtime_env={"working_dir": str(archive), "env_vars": variables},
+                        metadata={SWEEP: name},
+                    )
+                except RuntimeError as error:
+                    if "already exists" not in str(error):
+                        raise errors.SweepError(f"{self.address} does not take the job: {error}") from None
+                    continue  # somebody else submitted it in this moment, or a job of another kind has its id
+                return name, job, archive.stat().st_size
+
+    def jobs(self, name: str) -> list[JobDetails]:
+        """The jobs of a sweep, first to last."""
+        found = [job for job in self._client.list_jobs() if (job.metadata or {}).get(SWEEP) == name]
+        return sorted(found, key=lambda job: job.start_time or 0)
+
+    def last(self, name: str) -> JobDetails:
+        """The last job of a sweep. Raises SweepError where there is none."""
+        jobs = self.jobs(name)
+        if not jobs:
+            names = {(job.metadata or {}).get(SWEEP) for job in self._client.list_jobs()}
+            raise errors.SweepError(
+                f"no job at {self.address} runs, or ran, a sweep `{name}`; it knows "
+                + (", ".join(f"`{known}`" for known in sorted(filter(None, names))) or "none")
+                + "."
+            )
+        return jobs[-1]
+
+    def stop(self, job: str) -> JobStatus:
+        """Ask a job to end, and wait until it has."""
+        self._client.stop_job(job)
+        return self.wait(job)
+
+    def wait(self, job: str) -> JobStatus:
+        """How a job ended, once it has."""
+        while True:
+            status = self._client.get_job_status(job)
+            if status.is_terminal():
+                return status
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def logs(self, job: str) -> str:
+        """A job's output so far."""
+        found: str = self._client.get_job_logs(job)
+        return found
+
+    def follow(self, job: str) -> Iterator[str]:
+        """A job's output as it comes, until the job has ended."""
+        lines = self._client.tail_job_logs(job)
+        with asyncio.Runner() as runner:
+            while (chunk := runner.run(_next(lines))) is not None:
+                yield chunk
+
+
+def pack(folder: Path, file: Path, archive: Path) -> Path:
+    """Zip a working directory that holds `file`, without what `.rayignore`, `.gitignore` and Ray itself exclude.
+
+    Raises:
+        SweepError: the sweep file is not in it, or it is too large.
+    """
+    packaging.create_package(
+        str(folder),
+        archive,
+        include_gitignore=True,
+        excludes=[*ray_constants.get_runtime_env_default_excludes(), *PRIVATE],
+        logger=packaging.default_logger,
+    )
+    with zipfile.ZipFile(archive) as packed:
+        entries = packed.infolist()
+    if str(file) not in {entry.filename for entry in entries}:
+        raise errors.SweepError(f"{file} would not be uploaded: .gitignore or .rayignore in {folder} leaves it out.")
+    if archive.stat().st_size > UPLOAD_LIMIT:
+        largest = sorted(entries, key=lambda entry: entry.compress_size, reverse=True)[:5]
+        raise errors.SweepError(
+            f"{folder} is {_mebibytes(archive.stat().st_size)} when packed, and a job server takes "
+            f"{_mebibytes(UPLOAD_LIMIT)}. Data and models belong on storage that the cluster reads; leave them out "
+            f"with a line each in {folder / '.rayignore'}. The largest: "
+            + ", ".join(f"{entry.filename} ({_mebibytes(entry.compress_size)})" for entry in largest)
+        )
+    return archive
+
+
+def environment(names: Iterable[str]) -> dict[str, str]:
+    """The environment of a job, with variables from here. Whoever sees the job can read it, so none may be a secret.
+
+    Raises:
+        ConfigError: a variable is not set, or is a secret by its name.
+    """
+    sent = dict(ENDING)
+    for name in sorted(names):
+        if _SECRET.search(name):
+            raise errors.ConfigError(
+                f"{name} looks like a secret, and a job's environment can be read by all who see the job. Set it on "
+                "the cluster's nodes (on Kubernetes from a Secret), where every job finds it; or send the name of a "
+                "file there that holds it, such as HF_TOKEN_PATH."
+            )
+        if name not in os.environ:
+            raise errors.ConfigError(f"{name} is to be sent with the job, but is not set. Set it: export {name}=...")
+        sent[name] = os.environ[name]
+    return sent
+
+
+async def _next(lines: AsyncIterator[str]) -> str | None:
+    return await anext(lines, None)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

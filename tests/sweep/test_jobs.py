@@ -1,0 +1,247 @@
+"""Sweeps as jobs: submitted, stopped, resumed, read; and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from adiabatic_ray import cli, errors
+from adiabatic_ray.report.ledger import Ledger
+from adiabatic_ray.sweep import jobs
+
+PLANTED = "planted-secret-2f6c1d"  # must be found nowhere but where it was planted
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head of our own, which keeps the sweeps of its jobs under `storage`."""
+
+    address: str
+    storage: Path
+    session: Path
+
+    def ledger(self, name: str) -> Ledger:
+        return Ledger(self.storage / name)
+
+
+@pytest.fixture(scope="module")
+def head(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    storage = tmp_path_factory.mktemp("storage")
+    session = Path(tempfile.mkdtemp(prefix="ray"))  # the paths of sockets must be short
+    port = free_port()
+    environment = os.environ | {
+        "ADIABATIC_STORAGE": str(storage),
+        "ADIABATIC_POCKET": str(pocket),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HF_TOKEN": PLANTED,
+        "MLFLOW_TRACKING_PASSWORD": PLANTED,
+    }
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={session}"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--dashboard-port={port}"]
+    with (session / "start.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield Head(wait_for_jobs(f"http://127.0.0.1:{port}", session / "start.log"), storage, session)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_jobs(address: str, log: Path) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            jobs.Cluster(address).jobs("any")
+            return address
+        except (errors.ResourceError, RuntimeError):
+            time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+def finished(head: Head, name: str) -> set[int]:
+    folder = head.storage / name
+    if not (folder / "sweep.json").exists():
+        return set()
+    return {record.number for record in head.ledger(name).finished() if record.number}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_is_submitted_stopped_and_resumed(
+    head: Head,
+    write_sweep: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", PLANTED)
+    (tmp_path / ".env").write_text(f"HF_TOKEN={PLANTED}")
+    rates = {"low": 1e-7, "high": 1e-4, "log": True}  # none that diverges
+    path = write_sweep(
+        {
+            "storage": None,
+            "train.steps": 80,
+            "search.space.learning_rate": rates,
+            "budget.trials": 5,
+            "budget.stop_harmful": False,
+        }
+    )
+    at = ["--address", head.address]
+
+    assert cli.main(["submit", str(path), *at]) == 0
+    assert "submitted to" in capfd.readouterr().out
+    while not finished(head, "small"):
+        time.sleep(0.1)
+    assert cli.main(["submit", str(path), *at]) == 0
+    assert "runs at" in capfd.readouterr().out  # not twice at a time
+    assert cli.main(["stop", "small", *at]) == 0
+    assert "small-1: stopped" in capfd.readouterr().out
+    before = {number: head.ledger("small").records[number] for number in finished(head, "small")}
+    assert len(before) < 5, "the sweep was over too soon for this test"
+
+    assert cli.main(["submit", str(path), *at, "--follow"]) == 0
+    said = capfd.readouterr().out
+    assert "small: going on after" in said
+    assert "the sweep is over" in said
+    records = head.ledger("small").records
+    assert {number: records[number] for number in before}.items() >= before.items()
+    assert {record.state for record in records.values()} == {"complete"}
+    assert len({str(sorted(record.config.items())) for record in records.values()}) == len(records) == 6
+
+    assert cli.main(["logs", "small", *at]) == 0
+    assert "the sweep is over" in capfd.readouterr().out
+    assert cli.main(["status", str(path), *at]) == 0
+    assert [line.split(".")[0] for line in capfd.readouterr().out.splitlines()] == [
+        "small-1: stopped",
+        "small-2: succeeded",
+    ]
+    planted = subprocess.run(
+        ["grep", "-rlF", PLANTED, str(head.storage), str(head.session)], capture_output=True, text=True
+    )
+    assert planted.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_rays_own_command_and_two_sweeps_at_once(
+    head: Head, write_sweep: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["one", "two"]
+    for name in names:
+        write_sweep({"name": name, "storage": None, "budget.trials": 2, "resources.concurrent_trials": 1})
+    found: dict[str, subprocess.CompletedProcess[str]] = {}
+
+    def submit(name: str) -> None:
+        command = ["ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
+        command += ["python", "-m", "adiabatic_ray", "sweep", f"{name}.yaml"]
+        found[name] = subprocess.run(command, capture_output=True, text=True)
+
+    threads = [threading.Thread(target=submit, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in names:
+        assert found[name].returncode == 0, found[name].stdout + found[name].stderr
+        records = head.ledger(name).records
+        assert sorted(records) == [0, 1, 2]
+        assert {record.state for record in records.values()} <= {"complete", "stopped"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_results_that_would_be_lost_with_the_job_are_refused(
+    head: Head,
+    write_sweep: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_sweep({"name": "lost", "storage": "runs"})
+    assert cli.main(["submit", str(path), "--address", head.address, "--follow"]) == 1
+    captured = capfd.readouterr()
+    assert "Set ADIABATIC_STORAGE on the cluster's nodes" in captured.out
+    assert "Traceback" not in captured.out
+    assert "lost-1 ended as failed" in captured.err
+
+
+# ---- before anything is sent ----
+
+
+def test_an_address_where_no_job_server_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["logs", "small", "--address", f"127.0.0.1:{free_port()}"]) == 1
+    assert "no job server answers at 127.0.0.1" in capsys.readouterr().err
+    assert cli.main(["logs", "small", "--address", "ray://127.0.0.1:10001"]) == 1
+    assert "Expected http://HOST:8265" in capsys.readouterr().err
+
+
+def test_without_an_address(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    assert cli.main(["stop", "small"]) == 1
+    assert "Give --address http://HOST:8265" in capsys.readouterr().err
+
+
+def test_secrets_and_unset_variables_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMEWHERE", "/data")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    assert jobs.environment(["SOMEWHERE"]) == jobs.ENDING | {"SOMEWHERE": "/data"}
+    for name in ("HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, PLANTED)
+        with pytest.raises(errors.ConfigError, match=f"{name} looks like a secret") as caught:
+            jobs.environment([name])
+        assert PLANTED not in str(caught.value)
+    with pytest.raises(errors.ConfigError, match=r"is not set. Set it: export NOWHERE=..."):
+        jobs.environment(["NOWHERE"])
+
+
+def test_what_is_uploaded(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    for name in ("sweeps/my.yaml", "data/large.parquet", "runs/mlflow.db", ".env", ".git/config", "id.pem", "code.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / ".rayignore").write_text("/data/\n")
+    (folder / ".gitignore").write_text("runs/\n")
+    assert jobs.pack(folder, Path("sweeps/my.yaml"), tmp_path / "1.zip").stat().st_size < 10_000
+    unpacked = tmp_path / "unpacked"
+    shutil.unpack_archive(tmp_path / "1.zip", unpacked)
+    assert {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()} == {
+        "sweeps/my.yaml",
+        "code.py",
+        ".rayignore",
+        ".gitignore",
+    }
+    with pytest.raises(errors.SweepError, match=r"runs/mlflow.db would not be uploaded: .gitignore or .rayignore"):
+        jobs.pack(folder, Path("runs/mlflow.db"), tmp_path / "2.zip")
+
+
+def test_an_upload_that_the_server_would_refuse(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "my.yaml").write_text("x")
+    (tmp_path / "work" / "embeddings.npy").write_bytes(os.urandom(jobs.UPLOAD_LIMIT))
+    with pytest.raises(
+        errors.SweepError,
+        match=r"is 100.\d MiB when packed, and a job server takes 100.0 MiB.*The largest: embeddings.npy \(100.0 MiB\)",
+    ):
+        jobs.pack(tmp_path / "work", Path("my.yaml"), tmp_path / "1.zip")
