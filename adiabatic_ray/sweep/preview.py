@@ -128,7 +128,8 @@ def _time(sweep: config.Sweep, layout: Plan, data: Data, model: Encoder) -> str:
         torch.set_num_threads(threads)
     filling = sum(len(found.passages) for _, _, found in _sets(data)) * per_passage
     queries = sum(len(found.queries) for found in data.selection.values())
-    a_trial = triplets.steps(settings, len(data.train)) * per_step + settings.evaluations * queries * per_query
+    evaluations = settings.evaluations + len(sweep.evaluate.scales)
+    a_trial = triplets.steps(settings, len(data.train)) * per_step + evaluations * queries * per_query
     whole = (
         filling / max(1.0, layout.filling_cpus / layout.cpus) + a_trial * number_of_trials(sweep) / layout.concurrent
     )

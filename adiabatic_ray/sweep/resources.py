@@ -22,11 +22,13 @@ class Plan:
     cpus: float
     gpus: float
     concurrent: int
+    workers: int  # processes of one trial, which share its CPUs and GPUs
     filling_cpus: float  # of the actor that fills the cache before any trial runs
 
     def __str__(self) -> str:
         share = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
-        return f"{self.concurrent} at a time, each on {share}"
+        processes = f" in {self.workers} processes" if self.workers > 1 else ""
+        return f"{self.concurrent} at a time, each on {share}{processes}"
 
 
 def alive() -> list[Node]:
@@ -49,8 +51,9 @@ def plan(wanted: config.Resources, nodes: Sequence[Node]) -> Plan:
         ResourceError: no node can hold a single trial.
     """
     any_gpu = any(node.get("GPU", 0) for node in nodes)
-    gpus = wanted.gpus_per_trial if wanted.gpus_per_trial is not None else float(any_gpu)
-    cpus = wanted.cpus_per_trial
+    workers = wanted.workers_per_trial
+    gpus = workers * (wanted.gpus_per_trial if wanted.gpus_per_trial is not None else float(any_gpu))
+    cpus = workers * wanted.cpus_per_trial
     fitting = sum(_fit(node, cpus, gpus) for node in nodes)
     if fitting == 0:
         raise errors.ResourceError(
@@ -60,7 +63,7 @@ def plan(wanted: config.Resources, nodes: Sequence[Node]) -> Plan:
         )
     concurrent = fitting if wanted.concurrent_trials is None else min(wanted.concurrent_trials, fitting)
     largest = max(node.get("CPU", 0) for node in nodes)
-    return Plan(cpus, gpus, concurrent, filling_cpus=cpus if gpus else largest)
+    return Plan(cpus, gpus, concurrent, workers, filling_cpus=cpus if gpus else largest)
 
 
 def _fit(node: Node, cpus: float, gpus: float) -> int:
@@ -68,4 +71,5 @@ def _fit(node: Node, cpus: float, gpus: float) -> int:
     if not gpus:
         return by_cpu
     # A share of a GPU is of one GPU: two trials of 0.6 do not fit on one, and three not on two.
-    return min(by_cpu, int(node.get("GPU", 0)) * int(1 / gpus))
+    on_node = int(node.get("GPU", 0))
+    return min(by_cpu, on_node * int(1 / gpus) if gpus < 1 else on_node // int(gpus))

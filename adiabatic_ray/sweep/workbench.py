@@ -34,7 +34,7 @@ class Workplace:
     def __init__(self, model: config.Model, layout: Plan, *, here: bool) -> None:
         self._model = model
         self._encoder = encoder.load(model) if here else None
-        self._resources = {"num_cpus": layout.filling_cpus, "num_gpus": layout.gpus}
+        self._resources = {"num_cpus": layout.filling_cpus, "num_gpus": min(1.0, layout.gpus)}
 
     def run(self, work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
         """What `work(encoder, *arguments)` yields."""

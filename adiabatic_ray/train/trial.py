@@ -2,6 +2,8 @@
 
 The generator yields at every evaluation point and goes on when asked for more; whoever drives it may stop at any yield,
 keep the checkpoint, and later go on from it to the same numbers. It knows nothing of who drives it.
+
+In a torch process group it is one trial on all of the group's processes, which must then be driven in step.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Generic, Literal, TypeVar
 import accelerate
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from torch import Tensor
+from torch import Tensor, nn
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import triplets
@@ -27,6 +29,7 @@ from adiabatic_ray.model.encoder import Encode, Encoder
 from adiabatic_ray.train import step as steps
 
 Status = Literal["running", "complete", "diverged", "out_of_memory"]
+Items = TypeVar("Items", Sequence[str], Rows)
 Measurement = TypeVar("Measurement")  # what the evaluate callable that a trainer is handed returns
 
 STEPS_PER_CHECK = 20  # how often a trial is looked at: on a GPU each look waits for the device
@@ -161,7 +164,9 @@ class _Trainer:
         self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
         self.model = Displacement(encoder, freezing.trainable(settings.freeze, encoder.parameters))
         self.optimizer = steps.optimizer(list(self.model.deltas), settings)
-        self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        # In evaluation mode a model is not wrapped for several processes, which `_share_gradients` sees to.
+        self.prepared = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.loss = steps.loss_function(settings, encoder.device)
         self.batch = triplets.batches(len(data.triplets), settings.batch_size, seed)
         self.step = 0
@@ -188,7 +193,7 @@ class _Trainer:
 
     def _train_step(self) -> Tensor:
         if self.settings.dropout:
-            torch.manual_seed(self.seed * 1_000_003 + self.step)
+            torch.manual_seed(self.seed * 1_000_003 + self.step + 7_919 * self.accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = steps.learning_rate(self.settings, self.step)
         accumulated = self.settings.gradient_accumulation_steps
@@ -198,6 +203,8 @@ class _Trainer:
             with self.accelerator.accumulate(self.prepared):
                 micro_loss = self._loss(rows)
                 self.accelerator.backward(micro_loss)
+                if self.accelerator.sync_gradients:
+                    self._share_gradients()
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             loss += micro_loss.detach() / accumulated
@@ -205,10 +212,10 @@ class _Trainer:
 
     def _loss(self, rows: Rows) -> Tensor:
         data, device = self.data.triplets, self.encoder.device
-        tokens = [self.data.tokens[i] for i in data.query[rows]]
+        tokens = [self.data.tokens[i] for i in self._own(data.query[rows])]
         positive, negative = (torch.from_numpy(side[rows]) for side in (data.positive, data.negative))
         same = (positive[:, None] == torch.cat([positive, negative])).to(device)
-        query = self.prepared(self.encoder.collate(tokens))
+        query = self._whole(self.prepared(self.encoder.collate(tokens)), len(rows))
         return self.loss(query, self.data.passages[positive].to(device), self.data.passages[negative].to(device), same)
 
     def _check(self, pending: list[Tensor]) -> str | None:
@@ -232,7 +239,36 @@ class _Trainer:
         """The query encoder under the current displacement times `scale`, always in float32."""
         with torch.no_grad():
             weights = self.model.weights(scale)
-        return lambda texts: self.encoder.encode(texts, "query", weights)
+        return lambda texts: self._whole(self.encoder.encode(self._own(texts), "query", weights), len(texts))
+
+    # ---- several processes ----
+    #
+    # Each embeds its share of a batch and learns the others' embeddings. So all compute the loss of the whole batch, of
+    # any kind, and each the part of the gradient that goes through its own share; their sum is the whole gradient.
+
+    def _own(self, items: Items) -> Items:
+        """This process's share: every k-th of k."""
+        return items[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _whole(self, own: Tensor, count: int) -> Tensor:
+        """Embeddings `[count, d]` of all processes' shares in order; only its own carry a gradient."""
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return own
+        width = math.ceil(count / processes)
+        padded = nn.functional.pad(own.to(self.accelerator.device), (0, 0, 0, width - len(own)))
+        gathered: Tensor = self.accelerator.gather(padded.detach())
+        shares = gathered.view(processes, width, -1).clone()
+        shares[self.accelerator.process_index] = padded
+        return shares.transpose(0, 1).reshape(processes * width, -1)[:count].to(own.device)
+
+    def _share_gradients(self) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [delta.grad for delta in self.model.deltas if delta.grad is not None]
+        summed = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     # ---- state ----
 
