@@ -353,6 +353,8 @@ def _curves(settings: Mapping[str, Any], records: Sequence[Record], evidence: Ev
     shown = [record for record in figures.tuned(records) if "learning_rate" in record.config]
     if not shown:
         return Picture("curves", "", "No trial was measured yet.")
+    if not evidence.improvements:
+        return Picture("curves", "", "There are no curves: no trial's outcomes can be read.")
     return Picture(
         "curves",
         "Improvement on every selection set against the learning rate, a line for each freezing mask.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import re
 from collections.abc import Iterator
@@ -172,6 +173,14 @@ def visit(browser: Any) -> Iterator[Any]:
 def column(tab: Any, name: str) -> list[str]:
     place = tab.locator("#trials-table th button").all_inner_texts().index(name)
     return list(tab.locator(f"#trials-table tbody tr:visible td:nth-child({place + 1})").all_inner_texts())
+
+
+def test_a_sweep_of_which_no_outcomes_can_be_read_still_has_its_page(tmp_path: Path) -> None:
+    ledger = sweep(tmp_path, 8)
+    nothing = evidence(ledger, improvements={}, selection={}, confirmation={}, regimes=[], damaged=[*range(1, 9)])
+    content = html.unescape(page.write(ledger, nothing, IMPORTANCES)[0].read_text())
+    assert "There are no curves: no trial's outcomes can be read." in content
+    assert "Outcomes that cannot be read: trials\n1, 2, 3, 4, 5, 6, 7, 8." in content
 
 
 def test_the_winner_is_told_with_its_numbers(tmp_path: Path, visit: Any) -> None:

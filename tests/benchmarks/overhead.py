@@ -1,0 +1,116 @@
+"""What a trial costs beside its work: 1,000 trials that only sleep, by the real driver, searcher, ledger and MLflow.
+
+Prints the overhead per trial and the driver's memory for the first and the last hundred, and MLflow's rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+from ray import tune
+
+from adiabatic_ray import config
+from adiabatic_ray.pocket import folder
+from adiabatic_ray.report.ledger import Ledger
+from adiabatic_ray.sweep import driver, tuning
+from adiabatic_ray.sweep.console import Console
+
+TRIALS, HUNDRED, SECONDS, AT_ONCE = 1000, 100, 0.05, 2
+
+
+class Sleeping(tune.Trainable):  # type: ignore[misc]
+    """Stands for a trial: sleeps, and reports a gain that depends on its configuration and harms a language."""
+
+    def setup(self, chosen: dict[str, Any], **_: Any) -> None:
+        self.chosen = chosen
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.chosen = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(SECONDS)
+        metrics = {"gain": 1e7 * self.chosen["learning_rate"], "p_value": 1.0, "constraint": 1.0, "loss": 1.0}
+        report = {"number": self.chosen["number"], "status": "complete", "reason": "", "step": 1, "steps": 1}
+        report |= {"metrics": metrics, "worst": "neutral/de/en (z 9.0)", "scaled": [], "harmful": False}
+        return {"report": report, "done": True}
+
+
+def sweep_in(storage: str) -> config.Sweep:
+    """A search over all four dimensions on a few texts of the pocket world."""
+    pocket = folder.location()
+
+    def source(name: str, limit: int) -> config.Source:
+        return config.Source(path=str(pocket / f"{name}.jsonl"), limit=limit)
+
+    return config.Sweep(
+        name="overhead",
+        model=config.Model(name=str(pocket / "encoder")),
+        train=config.Train(data=source("questions/train", 20), steps=1, evaluations=1),
+        evaluate=config.Evaluate(
+            selection={"questions": source("questions/selection", 20), "xnli": source("xnli/selection", 3)}, scales=[]
+        ),
+        search=config.Search(
+            objective="questions",
+            space={
+                "learning_rate": config.Range(low=1e-8, high=1e-5, log=True),
+                "margin": config.Range(low=0.02, high=0.3),
+                "batch_size": [8, 14, 28],
+                "freeze": ["embeddings", "embeddings+output.dense.weight"],
+            },
+        ),
+        constraint=config.Constraint(data="xnli"),
+        budget=config.Budget(trials=int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS),
+        resources=config.Resources(concurrent_trials=AT_ONCE),
+        storage=storage,
+    )
+
+
+def watch_memory(trials: Path, found: dict[int, float]) -> None:
+    """The driver's memory in MiB whenever another hundred trials have been started."""
+    process = psutil.Process()
+    while True:
+        started = sum(1 for _ in trials.glob("*/trial.json")) if trials.exists() else 0
+        found.setdefault(started // HUNDRED * HUNDRED, process.memory_info().rss / 2**20)
+        time.sleep(0.5)
+
+
+def main() -> None:
+    for _ in folder.make():
+        pass
+    with tempfile.TemporaryDirectory() as storage, mock.patch.object(tuning, "QueryTuning", Sleeping):
+        sweep = sweep_in(storage)
+        memory: dict[int, float] = {}
+        threading.Thread(target=watch_memory, args=(Path(storage) / sweep.name / "trials", memory), daemon=True).start()
+        began = time.perf_counter()
+        with mock.patch.object(Console, "trial_ended"):
+            driver.run(sweep, Console())
+        whole = time.perf_counter() - began
+        records = Ledger(Path(storage) / sweep.name).records
+        with sqlite3.connect(f"{storage}/mlflow.db") as store:
+            rows = {
+                table: store.execute(f"select count(*) from {table}").fetchone()[0]  # noqa: S608
+                for table in ("runs", "params", "metrics", "latest_metrics", "tags")
+            }
+    ends = sorted(record.finished or 0.0 for number, record in records.items() if number)
+    # Trials end one after the other, AT_ONCE of them running: what is between two ends, less a trial's share of work.
+    gaps = [1000 * (b - a - SECONDS / AT_ONCE) for a, b in itertools.pairwise(ends)]
+    first, last = statistics.mean(gaps[:HUNDRED]), statistics.mean(gaps[-HUNDRED:])
+    print(f"{len(ends)} trials in {whole:.0f} s, {AT_ONCE} at a time, each {1000 * SECONDS:.0f} ms of work")
+    print(f"overhead a trial: first hundred {first:.0f} ms, last hundred {last:.0f} ms: {last / first:.2f} times")
+    print("the driver's memory: " + ", ".join(f"{mib:.0f} MiB at {n}" for n, mib in sorted(memory.items())))
+    print("rows in MLflow: " + ", ".join(f"{count:,} {table}" for table, count in rows.items()))
+
+
+if __name__ == "__main__":
+    main()
