@@ -16,6 +16,15 @@ from adiabatic_ray import config, sweep_file
 from adiabatic_ray.pocket import folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for _name in ("ADIABATIC_STORAGE", "MLFLOW_TRACKING_URI"):  # of whoever runs the tests
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_uri_left_behind() -> Iterator[None]:
+    """`mlflow.set_tracking_uri`, which tests call, also sets where later sweeps are tracked."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")

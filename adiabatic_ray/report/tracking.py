@@ -19,7 +19,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,19 @@ def default_uri(storage: Path) -> str:
 def without_password(uri: str) -> str:
     """A tracking URI that may be shown."""
     return re.sub(r"//([^/:@]*):[^/@]*@", r"//\1:***@", uri)
+
+
+@contextlib.contextmanager
+def _at(uri: str) -> Iterator[None]:
+    """MLflow's functions at a store of ours. They also set the variable that says where later sweeps are tracked."""
+    before = [os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")]
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
 
 
 class Mirror:
@@ -139,10 +152,13 @@ class Mirror:
             "scale": f"{scale:g}",
             "confirmed": {True: "yes", False: "refuted", None: "no"}[winner.confirmed],
         }
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
         chatter = io.StringIO()  # MLflow prints that it registered a model
-        with encoder.quiet(), contextlib.redirect_stderr(chatter), mlflow.start_run(run_id=self._parent):
+        with (
+            _at(self.uri),
+            encoder.quiet(),
+            contextlib.redirect_stderr(chatter),
+            mlflow.start_run(run_id=self._parent),
+        ):
             module = encoder.load(config.Model(name=str(folder))).module
             # MLflow calls plain `encode`, and what it serves are queries.
             module.default_prompt_name = "query"

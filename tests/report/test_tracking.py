@@ -152,6 +152,7 @@ def test_artifacts_and_model(ledger: Ledger, pocket: Path) -> None:
     winner = Record(1, {}, "complete", "", 100.0, 110.0, points(1))
     ours.log_model(pocket / "encoder", winner)
     ours.log_model(pocket / "encoder", winner)  # logged already
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # later sweeps of this process are tracked in their own stores
     uri = tracking.default_uri(ledger.folder.parent)
     client = mlflow.MlflowClient(uri, uri)
     parent = runs(ledger)["parent"].info.run_id
