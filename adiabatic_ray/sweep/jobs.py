@@ -34,6 +34,7 @@ SWEEP = "adiabatic-ray/sweep"  # a job's metadata: the name of its sweep
 ENDING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}  # Ray's own is SIGKILL after 3 s
 UPLOAD_LIMIT = ray_constants.DASHBOARD_CLIENT_MAX_SIZE  # bytes; the job server refuses what is larger, with a bare 413
 SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_TO_START = 60.0  # until a cluster that answers can also take jobs
 # Never uploaded, like what Ray itself excludes.
 PRIVATE = [".env", ".env.*", ".netrc", ".aws", ".kube", ".ssh", "*.key", "*.pem"]
 
@@ -89,12 +90,12 @@ class Cluster:
                 f"{file} does not lie in {folder}, which is uploaded. Run this where it does, or give --working-dir."
             )
         inside = file.resolve().relative_to(folder.resolve())
-        number = 0
+        number, deadline = 1, time.monotonic() + SECONDS_TO_START
         with tempfile.TemporaryDirectory() as scratch:
             archive = pack(folder, inside, Path(scratch) / "working_dir.zip")
             while True:
                 jobs = self.jobs(name)
-                number = max(number, len(jobs)) + 1
+                number = max(number, len(jobs) + 1)
                 if jobs and not jobs[-1].status.is_terminal():
                     return name, jobs[-1].submission_id, 0
                 try:
@@ -105,9 +106,13 @@ class Cluster:
                         metadata={SWEEP: name},
                     )
                 except RuntimeError as error:
-                    if "already exists" not in str(error):
+                    if "already exists" in str(error):  # submitted by somebody else in this moment, or another's id
+                        number += 1
+                    elif "No available agent" in str(error) and time.monotonic() < deadline:  # a cluster that starts
+                        time.sleep(SECONDS_BETWEEN_LOOKS)
+                    else:
                         raise errors.SweepError(f"{self.address} does not take the job: {error}") from None
-                    continue  # somebody else submitted it in this moment, or a job of another kind has its id
+                    continue
                 return name, job, archive.stat().st_size
 
     def jobs(self, name: str) -> list[JobDetails]:
