@@ -119,31 +119,6 @@ def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_driver_that_is_killed_three_times(write_sweep: Callable[..., Path], unbroken: dict[int, Any]) -> None:
-    """While documents are embedded, in the middle of a trial, and between two trials."""
-    path = write_sweep(LONG_TRIALS)
-    sweep = sweep_file.load(path)
-    moments = [
-        lambda: (Path(sweep.storage) / sweep.name / "sweep.json").exists(),
-        lambda: 1 in records(sweep) and records(sweep)[1].points,
-        lambda: 1 in records(sweep) and records(sweep)[1].state == "complete",
-    ]
-    for arrived in moments:
-        process = start(path)
-        while not arrived():
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
-    last = start(path)
-    printed, _ = last.communicate(timeout=300)
-    assert last.returncode == 0, printed
-    assert outcome(sweep) == unbroken
-    assert statuses(sweep) == ["FINISHED"] * 5
-
-
-@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     write_sweep: Callable[..., Path], unbroken: dict[int, Any]
 ) -> None:
