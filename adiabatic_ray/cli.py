@@ -66,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         "--against", metavar="BASE", help="compare with this encoder, which also embeds the documents for both"
     )
 
-    on_sweeps = {}
     submit = command("submit", _submit, "run a sweep as a job on a Ray cluster, or go on with it there")
     submit.add_argument("file", type=Path, metavar="FILE", help="a sweep file")
     submit.add_argument(
@@ -90,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
             help="the cluster's dashboard, http://HOST:8265 (default: RAY_API_SERVER_ADDRESS)",
         )
 
+    on_sweeps = {}
     for name, run, help in (
         ("report", _report, "write a sweep's report anew from what its folder holds"),
         ("leaderboard", _leaderboard, "print a sweep's trials from best to worst, also while it runs"),
@@ -186,7 +186,7 @@ def _submit(options: argparse.Namespace) -> None:
     name, job, size = cluster.submit(options.file, options.working_dir, options.env)
     if size:
         folder = options.working_dir.resolve()
-        console.say(f"submitted to {cluster.address} as {job}, with {size / 2**20:.1f} MiB from {folder}")
+        console.say(f"submitted to {cluster.address} as {job}, with {jobs.mebibytes(size)} from {folder}")
     else:
         console.say(f"runs at {cluster.address} already, as {job}")
     if options.follow or options.wait:
@@ -222,8 +222,10 @@ def _status(options: argparse.Namespace) -> None:
     if options.address:
         from adiabatic_ray.sweep import jobs
 
-        for job in jobs.Cluster(options.address).jobs(_sweep_name(options.sweep)):
-            _console().say(f"{job.submission_id}: {job.status.lower()}. {job.message}")
+        console, cluster, name = _console(), jobs.Cluster(options.address), _sweep_name(options.sweep)
+        cluster.last(name)  # an error where it has none
+        for job in cluster.jobs(name):
+            console.say(f"{job.submission_id}: {job.status.lower()}. {job.message}")
         return
     from adiabatic_ray.sweep import found, session
 

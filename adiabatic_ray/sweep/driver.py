@@ -176,13 +176,11 @@ def finish(sweep: config.Sweep, ledger: Ledger, mirror: Mirror, console: Console
         console.say(f"best query encoder: {exported / handover.QUERY_ENCODER} (trial {winner.number})")
     console.say(f"report: {ledger.folder / 'report.html'}")
     if trouble:
-        console.say(
-            f"MLflow at {mirror.shown_uri} is behind ({trouble}); run the same command again to bring it up to date"
-        )
+        console.say(f"MLflow at {mirror.uri} is behind ({trouble}); run the same command again to bring it up to date")
     elif mirror.uri.startswith("sqlite"):
         console.say(f"MLflow: mlflow server --backend-store-uri {mirror.uri}")
     else:
-        console.say(f"MLflow: {mirror.shown_uri}")
+        console.say(f"MLflow: {mirror.uri}")
     if status == "KILLED":
         console.say("stopped; run the same command to go on")
 
@@ -193,9 +191,9 @@ class Mirror:
     def __init__(self, sweep: config.Sweep, ledger: Ledger, data: Data) -> None:
         from adiabatic_ray.report import tracking  # MLflow takes seconds to import, and the embedding goes first
 
-        self.uri = sweep.mlflow.uri or tracking.default_uri(ledger.folder.parent)
-        self.shown_uri = tracking.without_password(self.uri)
-        self._mirror = tracking.Mirror(ledger, self.uri, sweep.mlflow.experiment, materials.described(sweep, data))
+        uri = sweep.mlflow.uri or tracking.default_uri(ledger.folder.parent)
+        self.uri = tracking.without_password(uri)  # to be shown
+        self._mirror = tracking.Mirror(ledger, uri, sweep.mlflow.experiment, materials.described(sweep, data))
         self._tracker = tracking.Tracker(self._mirror)
 
     def notify(self) -> None:

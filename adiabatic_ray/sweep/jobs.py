@@ -178,10 +178,10 @@ def pack(folder: Path, file: Path, archive: Path) -> Path:
     if archive.stat().st_size > UPLOAD_LIMIT:
         largest = sorted(entries, key=lambda entry: entry.compress_size, reverse=True)[:5]
         raise errors.SweepError(
-            f"{folder} is {_mebibytes(archive.stat().st_size)} when packed, and a job server takes "
-            f"{_mebibytes(UPLOAD_LIMIT)}. Data and models belong on storage that the cluster reads; leave them out "
+            f"{folder} is {mebibytes(archive.stat().st_size)} when packed, and a job server takes "
+            f"{mebibytes(UPLOAD_LIMIT)}. Data and models belong on storage that the cluster reads; leave them out "
             f"with a line each in {folder / '.rayignore'}. The largest: "
-            + ", ".join(f"{entry.filename} ({_mebibytes(entry.compress_size)})" for entry in largest)
+            + ", ".join(f"{entry.filename} ({mebibytes(entry.compress_size)})" for entry in largest)
         )
     return archive
 
@@ -210,5 +210,6 @@ async def _next(lines: AsyncIterator[str]) -> str | None:
     return await anext(lines, None)
 
 
-def _mebibytes(size: int) -> str:
+def mebibytes(size: int) -> str:
+    """A size in bytes as it is shown."""
     return f"{size / 2**20:.1f} MiB"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
-import torch
 from ray import tune
 
 from adiabatic_ray import config
@@ -28,10 +26,7 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
         if workers == 1:
             self.attempt = Attempt(workbench.load(sweep.model), sweep, shared, folder)
         else:
-            assigned = ray.get_runtime_context().get_assigned_resources()
-            on_gpu = assigned.get("GPU", 0) > 0 and torch.cuda.is_available()
-            threads = max(1, int(assigned.get("CPU", 1) / workers))
-            self.attempt = Team(workers, threads, on_gpu, sweep, shared, folder)
+            self.attempt = Team(workers, *workbench.assigned(workers), sweep, shared, folder)
         self.attempt.start(chosen)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

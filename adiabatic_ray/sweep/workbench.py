@@ -49,11 +49,16 @@ class Workplace:
 @functools.lru_cache(maxsize=1)
 def load(model: config.Model) -> Encoder:
     """The encoder on the GPU that Ray assigned to this process, else on the CPUs that it assigned; loaded once."""
-    assigned = ray.get_runtime_context().get_assigned_resources()
+    threads, on_gpu = assigned()
     # A process that worked on something else before may have other threads than what it is given now.
-    torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
-    on_gpu = assigned.get("GPU", 0) > 0 and torch.cuda.is_available()
+    torch.set_num_threads(threads)
     return encoder.load(model, "cuda" if on_gpu else "cpu")
+
+
+def assigned(workers: int = 1) -> tuple[int, bool]:
+    """What Ray assigned to this process, divided among so many: the threads of each, and whether each has a GPU."""
+    resources = ray.get_runtime_context().get_assigned_resources()
+    return max(1, int(resources.get("CPU", 1) / workers)), resources.get("GPU", 0) > 0 and torch.cuda.is_available()
 
 
 def fill(

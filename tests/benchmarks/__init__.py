@@ -11,7 +11,14 @@ from pathlib import Path
 from adiabatic_ray import config
 from adiabatic_ray.data import sets, sources
 from adiabatic_ray.model import encoder
-from adiabatic_ray.pocket import pretraining, world
+from adiabatic_ray.pocket import folder, pretraining, world
+
+
+def pocket_source(name: str, limit: int) -> config.Source:
+    """A file of the pocket world, which is made on first use."""
+    for _ in folder.make():
+        pass
+    return config.Source(path=str(folder.location() / f"{name}.jsonl"), limit=limit)
 
 
 def encoder_folder() -> Path:

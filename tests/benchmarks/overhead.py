@@ -24,6 +24,7 @@ from adiabatic_ray.pocket import folder
 from adiabatic_ray.report.ledger import Ledger
 from adiabatic_ray.sweep import driver, tuning
 from adiabatic_ray.sweep.console import Console
+from tests.benchmarks import pocket_source
 
 TRIALS, HUNDRED, SECONDS, AT_ONCE = 1000, 100, 0.05, 2
 
@@ -48,17 +49,18 @@ class Sleeping(tune.Trainable):  # type: ignore[misc]
 
 def sweep_in(storage: str) -> config.Sweep:
     """A search over all four dimensions on a few texts of the pocket world."""
-    pocket = folder.location()
-
-    def source(name: str, limit: int) -> config.Source:
-        return config.Source(path=str(pocket / f"{name}.jsonl"), limit=limit)
+    train = pocket_source("questions/train", 20)
 
     return config.Sweep(
         name="overhead",
-        model=config.Model(name=str(pocket / "encoder")),
-        train=config.Train(data=source("questions/train", 20), steps=1, evaluations=1),
+        model=config.Model(name=str(folder.location() / "encoder")),
+        train=config.Train(data=train, steps=1, evaluations=1),
         evaluate=config.Evaluate(
-            selection={"questions": source("questions/selection", 20), "xnli": source("xnli/selection", 3)}, scales=[]
+            selection={
+                "questions": pocket_source("questions/selection", 20),
+                "xnli": pocket_source("xnli/selection", 3),
+            },
+            scales=[],
         ),
         search=config.Search(
             objective="questions",
@@ -86,8 +88,6 @@ def watch_memory(trials: Path, found: dict[int, float]) -> None:
 
 
 def main() -> None:
-    for _ in folder.make():
-        pass
     with tempfile.TemporaryDirectory() as storage, mock.patch.object(tuning, "QueryTuning", Sleeping):
         sweep = sweep_in(storage)
         memory: dict[int, float] = {}

@@ -11,11 +11,10 @@ import tempfile
 from pathlib import Path
 
 from adiabatic_ray import config
-from adiabatic_ray.pocket import folder
 from adiabatic_ray.report.ledger import Ledger, Record
 from adiabatic_ray.sweep import driver
 from adiabatic_ray.sweep.console import Console
-from tests.benchmarks import encoder_folder
+from tests.benchmarks import encoder_folder, pocket_source
 
 
 def first_step(record: Record) -> float:
@@ -26,20 +25,17 @@ def first_step(record: Record) -> float:
 
 
 def main() -> None:
-    for _ in folder.make():
-        pass
-    pocket = folder.location()
-
-    def source(name: str, limit: int) -> config.Source:
-        return config.Source(path=str(pocket / f"{name}.jsonl"), limit=limit)
 
     with tempfile.TemporaryDirectory() as storage:
         sweep = config.Sweep(
             name="turnaround",
             model=config.Model(name=str(encoder_folder())),
-            train=config.Train(data=source("questions/train", 280), steps=10, evaluations=2),
+            train=config.Train(data=pocket_source("questions/train", 280), steps=10, evaluations=2),
             evaluate=config.Evaluate(
-                selection={"questions": source("questions/selection", 50), "xnli": source("xnli/selection", 5)}
+                selection={
+                    "questions": pocket_source("questions/selection", 50),
+                    "xnli": pocket_source("xnli/selection", 5),
+                }
             ),
             search=config.Search(objective="questions", space={"learning_rate": config.Range(low=1e-8, high=1e-7)}),
             constraint=config.Constraint(data="xnli"),

@@ -60,6 +60,13 @@ def head(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hea
         shutil.rmtree(session, ignore_errors=True)
 
 
+@pytest.fixture
+def working_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's own folder, from which it submits."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -89,13 +96,12 @@ def finished(head: Head, name: str) -> set[int]:
 def test_a_sweep_is_submitted_stopped_and_resumed(
     head: Head,
     write_sweep: Callable[..., Path],
-    tmp_path: Path,
+    working_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", PLANTED)
-    (tmp_path / ".env").write_text(f"HF_TOKEN={PLANTED}")
+    (working_dir / ".env").write_text(f"HF_TOKEN={PLANTED}")
     rates = {"low": 1e-7, "high": 1e-4, "log": True}  # none that diverges
     path = write_sweep(
         {
@@ -135,6 +141,8 @@ def test_a_sweep_is_submitted_stopped_and_resumed(
         "small-1: stopped",
         "small-2: succeeded",
     ]
+    assert cli.main(["status", "smal", *at]) == 1
+    assert "runs, or ran, a sweep `smal`; it knows `small`" in capfd.readouterr().err
     planted = subprocess.run(
         ["grep", "-rlF", PLANTED, str(head.storage), str(head.session)], capture_output=True, text=True
     )
@@ -143,10 +151,8 @@ def test_a_sweep_is_submitted_stopped_and_resumed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_rays_own_command_and_two_sweeps_at_once(
-    head: Head, write_sweep: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("working_dir")
+def test_rays_own_command_and_two_sweeps_at_once(head: Head, write_sweep: Callable[..., Path]) -> None:
     names = ["one", "two"]
     for name in names:
         write_sweep({"name": name, "storage": None, "budget.trials": 2, "resources.concurrent_trials": 1})
@@ -171,14 +177,10 @@ def test_rays_own_command_and_two_sweeps_at_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("working_dir")
 def test_results_that_would_be_lost_with_the_job_are_refused(
-    head: Head,
-    write_sweep: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    head: Head, write_sweep: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     path = write_sweep({"name": "lost", "storage": "runs"})
     assert cli.main(["submit", str(path), "--address", head.address, "--follow"]) == 1
     captured = capfd.readouterr()
