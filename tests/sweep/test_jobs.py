@@ -21,6 +21,7 @@ from adiabatic_ray import cli, errors
 from adiabatic_ray.report.ledger import Ledger
 from adiabatic_ray.sweep import jobs
 
+RAY = str(Path(sys.executable).with_name("ray"))  # which need not be on the path
 PLANTED = "planted-secret-2f6c1d"  # must be found nowhere but where it was planted
 
 
@@ -48,8 +49,9 @@ def head(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hea
         "HF_TOKEN": PLANTED,
         "MLFLOW_TRACKING_PASSWORD": PLANTED,
     }
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={session}"]
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={session}"]
     command += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--dashboard-port={port}"]
+    command += ["--dashboard-agent-listen-port=0"]  # Ray's own choice is taken if another Ray runs, as between tests
     with (session / "start.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -159,7 +161,7 @@ def test_rays_own_command_and_two_sweeps_at_once(head: Head, write_sweep: Callab
     found: dict[str, subprocess.CompletedProcess[str]] = {}
 
     def submit(name: str) -> None:
-        command = ["ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
+        command = [RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
         command += ["python", "-m", "adiabatic_ray", "sweep", f"{name}.yaml"]
         found[name] = subprocess.run(command, capture_output=True, text=True)
 
