@@ -174,6 +174,7 @@ def test_ranking_on_stored_documents_is_what_was_measured(real_data: Path, tmp_p
     ours = encoders.load(config.Model(name=str(real_data / "encoder")))
     data = sources.load("dl19", config.Source(path=str(real_data / "dl19")), 0)
     assert isinstance(data, Ranking)
+    assert len(data.passages) > 12_000
     assert (data.identical < 0).all()  # no passage to leave out
     filling = Filler(ours, tmp_path / "cache").part("dl19", data)
     try:
