@@ -130,9 +130,12 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium, where there is one."""
+    """A headless Chromium, where there is one.
+
+    Not the session's: playwright keeps an event loop running for as long, beside which no other can run.
+    """
     executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if executable is None:
         pytest.skip("no chromium or google-chrome is installed, so no page is opened")
