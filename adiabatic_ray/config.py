@@ -314,7 +314,7 @@ class Mlflow:
 
 
 def default_storage() -> str:
-    """Where results go unless the sweep file says so: a cluster sets `ADIABATIC_STORAGE` to a folder of all nodes."""
+    """Where results go unless the sweep file says so: a cluster sets `ADIABATIC_STORAGE` to what all nodes share."""
     return os.environ.get("ADIABATIC_STORAGE", "runs")
 
 
@@ -331,7 +331,7 @@ class Sweep:
     constraint: Constraint
     budget: Budget = field(default_factory=Budget)
     resources: Resources = field(default_factory=Resources)
-    storage: str = field(default_factory=default_storage)
+    storage: str = field(default_factory=default_storage)  # a folder, or the URL of an object store (s3://, gs://)
     mlflow: Mlflow = field(default_factory=Mlflow)
     seed: int = 0
 
@@ -347,7 +347,12 @@ class Sweep:
             "search.space.epochs",
             "cannot stand beside `search.space.steps`: both say how long a trial trains",
         )
-        _require("://" not in self.storage, "storage", f"must be a folder, but got {self.storage!r}")
+        _require(
+            re.search(r"//[^/@]*:[^/@]*@", self.storage) is None,
+            "storage",
+            "holds a password, and a sweep's settings are stored and tracked; leave it out, and set what the storage's "
+            "client reads (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) where the sweep runs",
+        )
         for key, wanted in (("search.objective", self.search.objective), ("constraint.data", self.constraint.data)):
             for section in ("selection", "confirmation"):
                 sets = getattr(self.evaluate, section)

@@ -32,3 +32,7 @@ class ResourceError(AdiabaticRayError):
 
 class SweepError(AdiabaticRayError):
     """A sweep that cannot be started, resumed or finished."""
+
+
+class StorageError(AdiabaticRayError):
+    """A storage that stayed away for longer than is waited for; nothing that was stored is lost."""

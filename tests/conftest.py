@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,31 @@ def browser() -> Iterator[Any]:
         opened = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """A server that speaks S3's protocol, on one port for the session: file systems are kept, and know it only."""
+    from moto.server import ThreadedMotoServer
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """That server with an empty bucket `bucket`; what it holds outlasts its `stop` and `start`."""
+    import boto3
+
+    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_server._port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    bucket = boto3.resource("s3").create_bucket(Bucket="bucket")
+    yield s3_server
+    bucket.objects.delete()

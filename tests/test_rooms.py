@@ -15,6 +15,7 @@ ROOT = Path(adiabatic_ray.__file__).parent
 ROWS = {
     "errors": 0,
     "config": 1,
+    "storage": 1,
     "sweep_file": 2,
     "data": 3,
     "model": 3,

@@ -92,7 +92,7 @@ Write = Callable[..., Path]
         ({"budget.trials": None}, r"`budget.trials` must be given: how many trials to run"),
         ({"resources.gpus_per_trial": 2.0}, r"`resources.gpus_per_trial` must lie between 0 and 1"),
         ({"mlflow": {"uri": "file:///tmp/x"}}, r"`mlflow.uri` must be a tracking server or a database"),
-        ({"storage": "s3://bucket/x"}, r"`storage` must be a folder, but got 's3://bucket/x'"),
+        ({"storage": "s3://key:secret@bucket/x"}, r"`storage` holds a password"),
         ({"name": "a/b"}, r"`name` must be usable as a folder's name"),
     ],
 )

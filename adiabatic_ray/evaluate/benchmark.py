@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from adiabatic_ray import config, errors
+from adiabatic_ray import config, errors, storage
 from adiabatic_ray.data.cache import Table
 from adiabatic_ray.data.sets import DataSet, Ranking, Triplets, Xnli
 from adiabatic_ray.evaluate import discordance, outcomes, ranking, significance
@@ -147,13 +148,14 @@ class Benchmark:
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row a set, and for XNLI one a comparison and pair of languages."""
         columns = [*discordance.COLUMNS, *(discordance.PAIRED_COLUMNS if paired else ())]
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            for part in self.parts:
-                if not isinstance(part.data, Ranking):
-                    base = self._base[part.data.name]
-                    assert isinstance(base, Tensor)
-                    writer.writerows(
-                        discordance.rows(part.data, measurement.outcomes[part.data.name], base if paired else None)
-                    )
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(columns)
+        for part in self.parts:
+            if not isinstance(part.data, Ranking):
+                base = self._base[part.data.name]
+                assert isinstance(base, Tensor)
+                writer.writerows(
+                    discordance.rows(part.data, measurement.outcomes[part.data.name], base if paired else None)
+                )
+        storage.write(path, table.getvalue())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from adiabatic_ray import storage
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,18 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint in one piece: a reader sees the old one or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
-        partial,
-        metadata={"values": json.dumps(dict(checkpoint.values))},
-    )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    metadata = {"values": json.dumps(dict(checkpoint.values))}
+    storage.produce(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def load(path: Path) -> Checkpoint | None:
     """Read a checkpoint, or `None` where there is none that can be read."""
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with storage.local(path) as here, safe_open(here, framework="pt") as file:
             values = json.loads(file.metadata()["values"])
             return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
+    except FileNotFoundError:
+        return None
     except (SafetensorError, KeyError, ValueError):
         return None  # a damaged checkpoint costs the work since the start, and no more

@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from adiabatic_ray import config, errors
+from adiabatic_ray import config, errors, storage
 
 Side = Literal["query", "passage"]
 Features = dict[str, Tensor]
@@ -155,13 +155,16 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
             `model.pooling` is not given.
     """
     name, folder = settings.name, Path(settings.name)
-    if not folder.is_dir() and (folder.is_absolute() or name.startswith(".") or name.count("/") > 1):
+    if storage.is_remote(name):
+        folder = storage.fetched(storage.folder(name))
+        name = str(folder)
+    elif not folder.is_dir() and (folder.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise errors.ModelError(f"model.name: {name} is not a folder.")
     if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise errors.ModelError(f"model.name: {name} holds no model: neither `modules.json` nor `config.json`.")
     with quiet():
         try:
-            if settings.pooling is None and not _says_its_pooling(settings):
+            if settings.pooling is None and not _says_its_pooling(name, settings.revision):
                 raise errors.ModelError(
                     f"{name} does not say how it pools (no `modules.json`). Give `model.pooling`: mean, cls, max or "
                     "lasttoken."
@@ -213,17 +216,17 @@ def initialise(folder: Path, tokenizer_file: Path, seed: int, **shape: Any) -> N
         )
 
 
-def _says_its_pooling(settings: config.Model) -> bool:
-    if Path(settings.name).is_dir():
-        return (Path(settings.name) / "modules.json").is_file()
+def _says_its_pooling(name: str, revision: str | None) -> bool:
+    if Path(name).is_dir():
+        return (Path(name) / "modules.json").is_file()
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        hf_hub_download(settings.name, "modules.json", revision=settings.revision)
+        hf_hub_download(name, "modules.json", revision=revision)
     except LocalEntryNotFoundError as error:
         raise HubUnreachable(
-            f"model.name: {settings.name} is neither a folder nor in the hub's cache, and the hub cannot be reached."
+            f"model.name: {name} is neither a folder nor in the hub's cache, and the hub cannot be reached."
         ) from error
     except EntryNotFoundError:
         return False

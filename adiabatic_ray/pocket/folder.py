@@ -10,6 +10,8 @@ from pathlib import Path
 
 import filelock
 
+from adiabatic_ray import storage
+
 VARIABLE = "ADIABATIC_POCKET"
 
 
@@ -20,10 +22,10 @@ def location() -> Path:
     """
     if VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
-    if "ADIABATIC_STORAGE" in os.environ:
-        return Path(os.environ["ADIABATIC_STORAGE"]) / "cache" / f"pocket-{_version()}"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "adiabatic-ray" / f"pocket-{_version()}"
+    shared = os.environ.get("ADIABATIC_STORAGE")
+    if shared and not storage.is_remote(shared):
+        return Path(shared) / "cache" / f"pocket-{_version()}"
+    return storage.own_folder() / f"pocket-{_version()}"
 
 
 def make() -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from adiabatic_ray import storage
 from adiabatic_ray.report.ledger import Record, best, ranked
 
 
@@ -56,7 +57,7 @@ def standing(record: Record, winner: Record | None) -> str:
 def write(records: Iterable[Record], folder: Path) -> Path:
     """Write `leaderboard.csv` with every metric."""
     path = folder / "leaderboard.csv"
-    table(records).to_csv(path, index=False)
+    storage.write(path, table(records).to_csv(index=False))
     return path
 
 

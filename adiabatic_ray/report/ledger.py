@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from adiabatic_ray import errors
+from adiabatic_ray import errors, storage
 
 State = Literal["running", "complete", "stopped", "diverged", "out_of_memory", "crashed"]
 FAILED_CONSTRAINT = 1000.0
@@ -159,29 +158,32 @@ def contenders(records: Iterable[Record]) -> list[Record]:
     return [record for record in ranked(records) if record.candidate and record.number != UNTOUCHED]
 
 
+def exists(folder: Path) -> bool:
+    """Whether a folder holds a sweep."""
+    return storage.exists(folder / "sweep.json")
+
+
 class Ledger:
     """The records of one sweep, in memory and in its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records: dict[int, Record] = {}
-        if not (folder / "sweep.json").is_file():
+        if not exists(folder):
             raise errors.SweepError(f"{folder} holds no sweep: there is no `sweep.json`.")
         self.id, self.settings = _read(folder / "sweep.json", _sweep, f"Take it from a copy, or delete {folder}")
-        for path in sorted(folder.glob("trials/*/trial.json")):
+        for path in sorted(storage.found(folder, "trials/*/trial.json")):
             record = _read(path, _record, f"Delete {path.parent}; the same sweep command then runs this trial again")
             self.records[record.number] = record
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, Any]) -> Ledger:
         """Start a new sweep in a folder that holds none."""
-        folder.mkdir(parents=True, exist_ok=True)
         write(folder / "sweep.json", {"id": uuid.uuid4().hex[:12], "created": time.time(), "settings": settings})
         return cls(folder)
 
     def put(self, record: Record) -> None:
         """Keep a record: on disk first, then in memory."""
-        self.trial_folder(record.number).mkdir(parents=True, exist_ok=True)
         write(self.trial_folder(record.number) / "trial.json", dataclasses.asdict(record))
         self.records[record.number] = record
 
@@ -195,18 +197,13 @@ class Ledger:
 
 def write(path: Path, value: Any) -> None:
     """Write JSON in one piece, so that a kill leaves the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, default=dict)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    storage.write(path, json.dumps(value, indent=1, default=dict))
 
 
 def _read(path: Path, decode: Callable[[dict[str, Any]], Decoded], way_out: str) -> Decoded:
     """What a file of ours says. No kill leaves half of one (see `write`), so one that cannot be read was damaged."""
     try:
-        return decode(json.loads(path.read_text(encoding="utf-8")))
+        return decode(json.loads(storage.read(path) or b""))
     except (ValueError, KeyError, TypeError) as error:
         raise errors.SweepError(f"{path} is damaged ({errors.summary(error)}). {way_out}.") from None
 

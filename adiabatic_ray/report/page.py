@@ -13,6 +13,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adiabatic_ray import storage
 from adiabatic_ray.evaluate import outcomes
 from adiabatic_ray.evaluate.bootstrap import Interval
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
@@ -52,17 +53,14 @@ class Row:
 def write(ledger: Ledger, evidence: Evidence, importances: Importances) -> list[Path]:
     """Write `report.html`, `figures/` and `leaderboard.csv` into the sweep's folder; the paths written."""
     records = [record for _, record in sorted(ledger.records.items())]
-    folder = ledger.folder / "figures"
-    folder.mkdir(exist_ok=True)
-    for stale in folder.glob("*.*"):  # a figure that an earlier report had and this one leaves out
-        stale.unlink()
     written, sources = [], {}
     drawn = _pictures(ledger, records, evidence, importances)
-    for picture in drawn.values():
-        if picture.figure is not None:
-            paths = figures.save(picture.figure, folder, picture.name)
-            sources[picture.name] = _embedded(*paths)
-            written += paths
+    with storage.building(ledger.folder / "figures") as folder:
+        for picture in drawn.values():
+            if picture.figure is not None:
+                paths = figures.save(picture.figure, folder, picture.name)
+                sources[picture.name] = _embedded(*paths)
+                written += [ledger.folder / "figures" / path.name for path in paths]
     winner = best(records)
     columns, rows = _table(records)
     environment = jinja2.Environment(
@@ -94,7 +92,7 @@ def write(ledger: Ledger, evidence: Evidence, importances: Importances) -> list[
         method=_method(ledger.settings),
     )
     page = ledger.folder / "report.html"
-    page.write_text(content, encoding="utf-8")
+    storage.write(page, content)
     return [page, *written, leaderboard.write(records, ledger.folder)]
 
 

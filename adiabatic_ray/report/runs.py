@@ -7,8 +7,8 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from adiabatic_ray import config, errors
-from adiabatic_ray.report.ledger import Ledger
+from adiabatic_ray import config, errors, storage
+from adiabatic_ray.report.ledger import Ledger, exists
 from adiabatic_ray.report.tracking import default_uri, without_password
 
 
@@ -20,7 +20,7 @@ def find(run_id: str) -> tuple[Ledger, int | None]:
     Raises:
         SweepError: no store, no such run, or one whose sweep's folder is not known or not here.
     """
-    uri = default_uri(Path(config.default_storage()))
+    uri = default_uri(storage.folder(config.default_storage()))
     elsewhere = "Set MLFLOW_TRACKING_URI to the store that has it, or give the sweep's folder instead."
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise errors.SweepError(f"{run_id} looks like an MLflow run, but there is no store at {uri}. {elsewhere}")
@@ -34,8 +34,8 @@ def find(run_id: str) -> tuple[Ledger, int | None]:
         raise errors.SweepError(
             f"run {run_id} says no sweep's folder (it has no tag `sweep.folder`). Give the sweep's folder instead."
         )
-    folder = Path(tags["sweep.folder"])
-    if not (folder / "sweep.json").exists():
+    folder = storage.folder(tags["sweep.folder"])
+    if not exists(folder):
         raise errors.SweepError(
             f"run {run_id} is of the sweep in {folder}, which is not on this machine (or was deleted). Export on the "
             "machine that has it, or give the folder under which it is found here."

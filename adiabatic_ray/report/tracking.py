@@ -26,7 +26,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
-from adiabatic_ray import config, errors
+from adiabatic_ray import config, errors, storage
 from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best
 
 SECONDS_BETWEEN_SYNCS = 2.0
@@ -40,9 +40,9 @@ for _logger in ("mlflow", "alembic"):
     logging.getLogger(_logger).setLevel(logging.ERROR)
 
 
-def default_uri(storage: Path) -> str:
+def default_uri(folder: Path) -> str:
     """`MLFLOW_TRACKING_URI`, else a SQLite store in the storage folder, shared by all sweeps there."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
 
 
 def without_password(uri: str) -> str:
@@ -94,7 +94,8 @@ class Mirror:
         """Put files of the sweep's folder on the parent run, and link the report from its description."""
         for path in paths:
             inside = path.parent.relative_to(self.ledger.folder).as_posix()
-            self._client.log_artifact(self._parent, str(path), None if inside == "." else inside)
+            with storage.local(path) as here:
+                self._client.log_artifact(self._parent, str(here), None if inside == "." else inside)
             if path.name == "report.html":
                 link = f"#/experiments/{self._experiment_id}/runs/{self._parent}/artifacts/{path.name}"
                 self._client.set_tag(self._parent, "mlflow.note.content", f"[Report of this sweep]({link})")
@@ -154,12 +155,13 @@ class Mirror:
         }
         chatter = io.StringIO()  # MLflow prints that it registered a model
         with (
+            storage.local(folder) as here,
             _at(self.uri),
             encoder.quiet(),
             contextlib.redirect_stderr(chatter),
             mlflow.start_run(run_id=self._parent),
         ):
-            module = encoder.load(config.Model(name=str(folder))).module
+            module = encoder.load(config.Model(name=str(here))).module
             # MLflow calls plain `encode`, and what it serves are queries.
             module.default_prompt_name = "query"
             logged = mlflow.sentence_transformers.log_model(

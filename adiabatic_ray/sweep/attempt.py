@@ -9,12 +9,11 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from adiabatic_ray import config, errors
+from adiabatic_ray import config, errors, storage
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.model import checkpoint
 from adiabatic_ray.model.checkpoint import Checkpoint
@@ -33,7 +32,7 @@ class Attempt:
     def __init__(
         self, encoder: Encoder, sweep: config.Sweep, shared: Materials, folder: str, *, writes: bool = True
     ) -> None:
-        self.encoder, self.sweep, self.folder, self.writes = encoder, sweep, Path(folder), writes
+        self.encoder, self.sweep, self.folder, self.writes = encoder, sweep, storage.folder(folder), writes
         self.data = trial.TrainingData.prepare(shared.train, shared.train_passages.open(), encoder)
         self.benchmark = Benchmark(shared.selection, sweep.search.objective, sweep.constraint)
         self.trial: Generator[trial.Progress[Measurement], None, None] | None = None
@@ -51,14 +50,15 @@ class Attempt:
 
         Raises:
             torch.AcceleratorError: the process is of no use any more.
+            StorageError: the sweep's folder is not there any more.
         """
         assert self.trial is not None
         try:
             return self._report(next(self.trial))
-        except torch.AcceleratorError:
+        except (torch.AcceleratorError, errors.StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - a configuration that fails is a result, not the sweep's end
-            (self.trial_folder / "error.txt").write_text(traceback.format_exc())
+            storage.write(self.trial_folder / "error.txt", traceback.format_exc())
             return self._ended("crashed", f"{errors.summary(error)} (see {self.trial_folder / 'error.txt'})")
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from adiabatic_ray import config
+from adiabatic_ray import config, storage
 from adiabatic_ray.report.ledger import UNTOUCHED, Candidate, Ledger, Point, Record, contenders, ranked
 from adiabatic_ray.sweep.searcher import Search
 from adiabatic_ray.sweep.space import Config
@@ -32,6 +32,7 @@ class Books:
         self.over = ""  # why no further trial starts
         self._began = time.monotonic()
         self._last: dict[int, dict[str, Any]] = {}  # the last report of each trial in this run
+        self._dropped: set[int] = set()  # trials whose displacements are deleted
         earlier = [record for number, record in sorted(ledger.records.items()) if number != UNTOUCHED]
         for record in earlier:
             search.resume(record)
@@ -122,9 +123,10 @@ class Books:
         # Where none is feasible, the least infeasible one may be exported all the same.
         kept = contenders(tuned)[: self.budget.confirm] or [r for r in ranked(tuned) if r.state == "complete"][:1]
         for record in self.ledger.finished():
-            if record not in kept and not record.confirmed:
+            if record not in kept and not record.confirmed and record.number not in self._dropped:
+                self._dropped.add(record.number)
                 for name in ("displacement.safetensors", "checkpoint.safetensors"):
-                    (self.ledger.trial_folder(record.number) / name).unlink(missing_ok=True)
+                    storage.drop(self.ledger.trial_folder(record.number) / name)
 
     def _put(self, record: Record) -> None:
         self.ledger.put(record)

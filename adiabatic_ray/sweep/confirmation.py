@@ -54,6 +54,7 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
         folder = ledger.folder / "confirmation"
         repeats = Ledger(folder) if folder.exists() else Ledger.create(folder, config.resolved(again))
         data = materials.read(sweep)
+        sweep, again = materials.for_all_nodes(sweep), materials.for_all_nodes(again)
         with session.connected() as own:
             layout = resources.plan(sweep.resources, resources.alive())
             console.say(f"{sweep.name}: {len(chosen)} configurations with {seeds} seeds each, {layout}")

@@ -8,13 +8,12 @@ their checkpoints, and Tune is only ever handed what is left to do.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import threading
 import time
 from pathlib import Path
 
-from adiabatic_ray import config, errors
-from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, best, contenders, ranked
+from adiabatic_ray import config, errors, storage
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, best, contenders, exists, ranked
 from adiabatic_ray.sweep import handover, materials, preview, reporting, resources, searcher, session, workbench
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
@@ -31,13 +30,13 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
         AdiabaticRayError: anything that the user can mend; nothing that was finished is lost.
         KeyboardInterrupt: the user stopped the sweep; running it again goes on with it.
     """
-    session.require_lasting(sweep.storage)
-    folder = Path(sweep.storage).resolve() / sweep.name
-    folder.mkdir(parents=True, exist_ok=True)
+    session.require_lasting(sweep)
+    folder = storage.folder(sweep.storage) / sweep.name
     with session.sole_owner(folder), session.interruptible() as interrupted:
         ledger = _open(folder, sweep, console)
         data = materials.read(sweep)
         console.dropped(data)
+        sweep = materials.for_all_nodes(sweep)
         with session.connected() as own:
             layout = resources.plan(sweep.resources, resources.alive())
             console.say(f"{sweep.name}: {preview.describe_trials(sweep)}, {layout}; results in {folder}")
@@ -69,7 +68,7 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
 def _open(folder: Path, sweep: config.Sweep, console: Console) -> Ledger:
     """The sweep's ledger, new or from an earlier run of the same sweep."""
     settings = config.resolved(sweep)
-    if not (folder / "sweep.json").exists():
+    if not exists(folder):
         return Ledger.create(folder, settings)
     ledger = Ledger(folder)
     changed = config.differences(ledger.settings, settings)
@@ -94,11 +93,12 @@ def fill(
 ) -> Materials:
     """Fill the cache, and record the untouched encoder as trial 0."""
     console.progress("preparing to embed the frozen documents")
-    for item in place.run(workbench.fill, sweep, data, cache_folder(sweep), ledger.trial_folder(UNTOUCHED)):
+    for item in workbench.fill(place, sweep, data, cache_folder(sweep), ledger.trial_folder(UNTOUCHED)):
         if interrupted.is_set():
             raise KeyboardInterrupt
         if isinstance(item, Filling):
             console.filling(item)
+    assert isinstance(item, tuple)
     shared, selection, confirmation = item
     if UNTOUCHED not in ledger.records:
         now = time.time()
@@ -106,7 +106,7 @@ def fill(
         ledger.put(Record(UNTOUCHED, {}, "complete", "", now, now, points, confirmation=confirmation))
     console.clear()
     console.untouched(ledger.records[UNTOUCHED])
-    return shared  # type: ignore[no-any-return]
+    return shared
 
 
 def _books(
@@ -129,7 +129,7 @@ def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Work
     """Measure the best candidates on the confirmation sets, and export the best."""
     first = contenders(ledger.records.values())[: sweep.budget.confirm]
     # A budget that was raised since may ask for trials whose displacements were not kept.
-    chosen = [record for record in first if (ledger.trial_folder(record.number) / DISPLACEMENT).is_file()]
+    chosen = [record for record in first if storage.exists(ledger.trial_folder(record.number) / DISPLACEMENT)]
     pending = [record for record in chosen if not record.confirmation] if shared.confirmation else []
     candidates = [(ledger.trial_folder(r.number), r.candidate.scale) for r in pending if r.candidate]
     found = place.run(workbench.confirm, sweep, shared, candidates)
@@ -143,7 +143,7 @@ def hand_over(ledger: Ledger, place: Workplace, console: Console) -> None:
     """Export the best trial's encoder, where that was not done before."""
     winner = best(ledger.records.values())
     if winner is None:
-        shutil.rmtree(handover.folder(ledger), ignore_errors=True)  # from an earlier run, before it was refuted
+        storage.remove(handover.folder(ledger))  # from an earlier run, before it was refuted
     elif not handover.holds(ledger, winner):
         console.progress("exporting the best encoder")
         handover.replace(ledger, winner, place)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adiabatic_ray import config, errors, sweep_file
+from adiabatic_ray import config, errors, storage, sweep_file
 from adiabatic_ray.pocket import folder as pocket_folder
-from adiabatic_ray.report.ledger import Ledger
+from adiabatic_ray.report.ledger import Ledger, exists
 
 
 def find(where: str) -> Ledger:
@@ -16,25 +16,32 @@ def find(where: str) -> Ledger:
         SweepError: there is no such sweep, or its `sweep.json` cannot be read.
         ConfigError: the sweep file cannot be used.
     """
+    if storage.is_remote(where):
+        return _in(storage.folder(where), where)
     path = Path(where).expanduser()
     if path.is_file() and path.name == "sweep.json":
         path = path.parent
     if path.is_file() and path.suffix in (".yaml", ".yml"):
         sweep = read(path)
-        storage = Path(sweep.storage).resolve()
-        if not (storage / sweep.name / "sweep.json").exists():
+        root = storage.folder(sweep.storage)
+        if not exists(root / sweep.name):
             raise errors.SweepError(
-                f"{where}: this sweep has not been run: there is no {storage / sweep.name / 'sweep.json'}. "
-                f"Run it first: adiabatic-ray sweep {where}.{_others(sweep.name, storage)}"
+                f"{where}: this sweep has not been run: there is no {root / sweep.name / 'sweep.json'}. "
+                f"Run it first: adiabatic-ray sweep {where}.{_others(sweep.name, root)}"
             )
-        return Ledger(storage / sweep.name)
-    if not (path / "sweep.json").exists():
-        storage = path.absolute().parent if any(_names(path.absolute().parent)) else Path(config.default_storage())
-        raise errors.SweepError(
-            f"{where} is no sweep: it is neither a folder that holds `sweep.json` nor a sweep file (FILE.yaml)."
-            + _others(path.name, storage)
-        )
-    return Ledger(path.resolve())
+        return Ledger(root / sweep.name)
+    return _in(path.resolve(), where)
+
+
+def _in(folder: Path, where: str) -> Ledger:
+    """The ledger in a folder."""
+    if exists(folder):
+        return Ledger(folder)
+    root = folder.parent if any(_names(folder.parent)) else storage.folder(config.default_storage())
+    raise errors.SweepError(
+        f"{where} is no sweep: it is neither a folder that holds `sweep.json` nor a sweep file (FILE.yaml)."
+        + _others(folder.name, root)
+    )
 
 
 def read(file: Path) -> config.Sweep:
@@ -42,14 +49,14 @@ def read(file: Path) -> config.Sweep:
     return sweep_file.load(file, {pocket_folder.VARIABLE: str(pocket_folder.location())})
 
 
-def _names(storage: Path) -> list[str]:
+def _names(root: Path) -> list[str]:
     """The names of the sweeps in a storage folder."""
-    return sorted(found.parent.name for found in storage.glob("*/sweep.json"))
+    return [file.parent.name for file in storage.found(root, "*/sweep.json")]
 
 
-def _others(name: str, storage: Path) -> str:
+def _others(name: str, root: Path) -> str:
     """A sentence on the sweeps that are there instead."""
-    names = _names(storage)
+    names = _names(root)
     if not names:
-        return f" {storage} holds no sweeps."
-    return f" {storage} holds {config.listed(names)}{config.nearest(name, names)}."
+        return f" {root} holds no sweeps."
+    return f" {root} holds {config.listed(names)}{config.nearest(name, names)}."

@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from adiabatic_ray import config, errors, sweep_file
+from adiabatic_ray import config, errors, storage, sweep_file
 from adiabatic_ray.model import encoder, export
 from adiabatic_ray.model.export import QUERY_ENCODER, RETRIEVAL_MODEL
 from adiabatic_ray.report import card
 from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best, contenders, ranked, write
 from adiabatic_ray.sweep import found, workbench
-from adiabatic_ray.sweep.workbench import DISPLACEMENT, Workplace
+from adiabatic_ray.sweep.workbench import DISPLACEMENT, RECORD, Workplace
 
 __all__ = ["QUERY_ENCODER", "RETRIEVAL_MODEL", "folder", "holds", "replace", "write_out"]
-
-RECORD = "trial.json"  # beside the models: which trial they are, and the mark of a folder written here
 
 
 def folder(ledger: Ledger) -> Path:
@@ -29,21 +26,15 @@ def folder(ledger: Ledger) -> Path:
 
 def holds(ledger: Ledger, winner: Record) -> bool:
     """Whether the folder holds this winner, with all that is known of it."""
-    path = folder(ledger) / RECORD
-    whole = path.is_file() and (folder(ledger) / RETRIEVAL_MODEL).is_dir()
-    return whole and json.loads(path.read_text()) == json.loads(json.dumps(dataclasses.asdict(winner)))
+    stored = storage.read(folder(ledger) / RECORD)
+    return stored is not None and json.loads(stored) == json.loads(json.dumps(dataclasses.asdict(winner)))
 
 
 def replace(ledger: Ledger, winner: Record, place: Workplace) -> None:
     """Put the winner into the folder, in one piece."""
     assert winner.candidate is not None
-    partial = ledger.folder / ".best.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    text = card.render(ledger, winner)
-    trial_folder = ledger.trial_folder(winner.number)
-    list(place.run(workbench.export_encoder, trial_folder, winner.candidate.scale, text, partial))
-    write(partial / RECORD, dataclasses.asdict(winner))
-    _swap(partial, folder(ledger))
+    what = ledger.trial_folder(winner.number), winner.candidate.scale, card.render(ledger, winner)
+    list(place.run(workbench.export_encoder, *what, dataclasses.asdict(winner), folder(ledger)))
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -76,15 +67,9 @@ def write_out(where: str, out: Path, number: int | None, *, force: bool) -> Reco
             f"`{(unknown + misshapen)[0]}`, which the model {'lacks' if unknown else 'has in another shape'}. It was "
             "tuned from another model of that name; give the sweep its own again."
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with storage.building(out, last=RECORD) as partial:
         export.hand_over(model, partial, displacement, card.render(ledger, record))
         write(partial / RECORD, dataclasses.asdict(record))
-        _swap(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return record
 
 
@@ -166,7 +151,7 @@ def _violation(record: Record) -> str:
 
 
 def _way_out(ledger: Ledger, record: Record) -> str:
-    if (ledger.trial_folder(record.number) / DISPLACEMENT).is_file():
+    if storage.exists(ledger.trial_folder(record.number) / DISPLACEMENT):
         return "Search smaller learning rates, or export it all the same with --force; its card will say so."
     return "Search smaller learning rates in a sweep of another name (this trial's displacement was not kept)."
 
@@ -187,13 +172,3 @@ def _check_free(out: Path) -> None:
             f"{out} is not empty and not only an earlier export (it holds {config.listed(sorted(names)[:5])}). Name "
             "another folder."
         )
-
-
-def _swap(partial: Path, target: Path) -> None:
-    """Put a finished folder in a place; what was there is deleted only when the new one is there."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

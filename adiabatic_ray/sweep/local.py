@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from adiabatic_ray import config, errors
+from adiabatic_ray import config, errors, storage
 from adiabatic_ray.data.sets import DataSet, Ranking, Xnli
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.model import encoder, export
@@ -92,7 +92,7 @@ def _untouched(
 ) -> tuple[Benchmark, Encoder]:
     """A benchmark on the model's own documents, and the model."""
     filler = Filler(_load(model), cache)
-    return Benchmark([console.drain(filler.part(name, found)) for name, found in data.items()]), filler.encoder
+    return Benchmark(console.drain(filler.parts(data))), filler.encoder
 
 
 def _measure(model: config.Model, benchmark: Benchmark, base: Encoder) -> Measurement:
@@ -128,7 +128,7 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def cache_folder(sweep: config.Sweep) -> Path:
     """Where a sweep's frozen embeddings lie, shared by all sweeps of one storage folder."""
-    return Path(sweep.storage).resolve() / "cache"
+    return storage.folder(sweep.storage) / "cache"
 
 
 def _load(model: config.Model) -> encoder.Encoder:

@@ -23,7 +23,8 @@ class Plan:
     gpus: float
     concurrent: int
     workers: int  # processes of one trial, which share its CPUs and GPUs
-    filling_cpus: float  # of the actor that fills the cache before any trial runs
+    fitting: int  # trials that would fit at once
+    filling_cpus: float  # of a task that runs while no trial does
 
     def __str__(self) -> str:
         share = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
@@ -63,7 +64,7 @@ def plan(wanted: config.Resources, nodes: Sequence[Node]) -> Plan:
         )
     concurrent = fitting if wanted.concurrent_trials is None else min(wanted.concurrent_trials, fitting)
     largest = max(node.get("CPU", 0) for node in nodes)
-    return Plan(cpus, gpus, concurrent, workers, filling_cpus=cpus if gpus else largest)
+    return Plan(cpus, gpus, concurrent, workers, fitting, filling_cpus=cpus if gpus else largest)
 
 
 def _fit(node: Node, cpus: float, gpus: float) -> int:

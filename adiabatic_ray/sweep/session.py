@@ -14,23 +14,34 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import filelock
 import ray
 
-from adiabatic_ray import errors
+from adiabatic_ray import config, errors, storage
 
 for _name in ("ray", "ray.tune", "ray.train"):  # here, since importing Ray sets their levels
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 CONNECT_TIMEOUT = 10  # seconds
+LOCK = ".lock"  # in a sweep's folder
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets this variable for what it runs as a job
 
 
-def require_lasting(storage: str) -> None:
-    """Raise SweepError for results that would go into a Ray job's working directory, which ends with the job."""
-    if IN_A_JOB in os.environ and not Path(storage).is_absolute():
+def require_lasting(sweep: config.Sweep) -> None:
+    """Check that the results of a sweep, and what MLflow keeps of them, have a place to stay.
+
+    Raises:
+        SweepError: they would go into a Ray job's working directory, which ends with the job.
+        ConfigError: they go to an object store, which can hold no database for MLflow, and no server is named.
+    """
+    where = sweep.storage
+    if storage.is_remote(where) and not (sweep.mlflow.uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise errors.ConfigError(
+            f"mlflow.uri: {where} can hold no database for MLflow. Give `mlflow.uri`, or set MLFLOW_TRACKING_URI, to "
+            "that of a server."
+        )
+    if IN_A_JOB in os.environ and not storage.is_remote(where) and not Path(where).is_absolute():
         raise errors.SweepError(
-            f"the results would go to {Path(storage).resolve()}, in this job's own copy of the working directory, and "
+            f"the results would go to {Path(where).resolve()}, in this job's own copy of the working directory, and "
             "be lost with it. Set ADIABATIC_STORAGE on the cluster's nodes, or `storage` in the sweep file, to a "
             "folder that all nodes share."
         )
@@ -39,24 +50,17 @@ def require_lasting(storage: str) -> None:
 @contextlib.contextmanager
 def sole_owner(folder: Path) -> Iterator[None]:
     """Hold a sweep's folder. Raises SweepError where another process does."""
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise errors.SweepError(f"{folder} is in use by another process that runs this sweep.") from None
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(storage.lock(folder / LOCK, wait=False))
+        except storage.Held:
+            raise errors.SweepError(f"{folder} is in use by another process that runs this sweep.") from None
         yield
-    finally:
-        lock.release()
 
 
 def owned(folder: Path) -> bool:
     """Whether some process holds a sweep's folder now."""
-    try:
-        with sole_owner(folder):
-            return False
-    except errors.SweepError:
-        return True
+    return storage.held(folder / LOCK)
 
 
 @contextlib.contextmanager

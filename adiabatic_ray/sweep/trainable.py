@@ -11,7 +11,7 @@ from typing import Any
 from ray import tune
 
 from adiabatic_ray import config
-from adiabatic_ray.sweep import workbench
+from adiabatic_ray.sweep import embedding
 from adiabatic_ray.sweep.attempt import Attempt
 from adiabatic_ray.sweep.materials import Materials
 from adiabatic_ray.sweep.team import Team
@@ -24,9 +24,9 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
         workers = sweep.resources.workers_per_trial
         self.attempt: Attempt | Team
         if workers == 1:
-            self.attempt = Attempt(workbench.load(sweep.model), sweep, shared, folder)
+            self.attempt = Attempt(embedding.load(sweep.model), sweep, shared, folder)
         else:
-            self.attempt = Team(workers, *workbench.assigned(workers), sweep, shared, folder)
+            self.attempt = Team(workers, *embedding.assigned(workers), sweep, shared, folder)
         self.attempt.start(chosen)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

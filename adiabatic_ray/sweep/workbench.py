@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,17 @@ from typing import Any
 import ray
 import torch
 
-from adiabatic_ray import config, errors
+from adiabatic_ray import config, errors, storage
 from adiabatic_ray.evaluate.benchmark import Benchmark, Part
 from adiabatic_ray.model import checkpoint, encoder, export, freezing
 from adiabatic_ray.model.encoder import Encoder
-from adiabatic_ray.report.ledger import CONFIRMATION, OUTCOMES
-from adiabatic_ray.sweep import session, space
+from adiabatic_ray.report.ledger import CONFIRMATION, OUTCOMES, write
+from adiabatic_ray.sweep import embedding, session, space
 from adiabatic_ray.sweep.materials import Data, Filler, Filling, Materials
 from adiabatic_ray.sweep.resources import Plan
 
 DISPLACEMENT, CHECKPOINT = "displacement.safetensors", "checkpoint.safetensors"
+RECORD = "trial.json"  # beside exported models: which trial they are, and the mark of a whole folder
 
 Metrics = Mapping[str, float]
 
@@ -28,41 +28,27 @@ class Workplace:
     """Where the work around the trials is done: where trials run, as a Ray task, or here.
 
     Here is the faster place for a Ray of our own without GPUs, where a task would have to import and load everything
-    once more. No trial runs at the same time, so a task has the CPUs of a whole node.
+    once more. No trial runs at the same time, so a task has the CPUs of a whole node, and embedding has all nodes.
     """
 
     def __init__(self, model: config.Model, layout: Plan, *, here: bool) -> None:
-        self._model = model
-        self._encoder = encoder.load(model) if here else None
+        self.encoder = encoder.load(model)
+        self.embed = None if here else embedding.on_cluster(model, layout)
+        self._model, self._here = model, here
         self._resources = {"num_cpus": layout.filling_cpus, "num_gpus": min(1.0, layout.gpus)}
 
     def run(self, work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
         """What `work(encoder, *arguments)` yields."""
-        if self._encoder is not None:
-            yield from work(self._encoder, *arguments)
+        if self._here:
+            yield from work(self.encoder, *arguments)
             return
         task = ray.remote(_with_encoder).options(num_returns="streaming", **self._resources)
         for reference in task.remote(work, self._model, *arguments):
             yield session.get(reference)
 
 
-@functools.lru_cache(maxsize=1)
-def load(model: config.Model) -> Encoder:
-    """The encoder on the GPU that Ray assigned to this process, else on the CPUs that it assigned; loaded once."""
-    threads, on_gpu = assigned()
-    # A process that worked on something else before may have other threads than what it is given now.
-    torch.set_num_threads(threads)
-    return encoder.load(model, "cuda" if on_gpu else "cpu")
-
-
-def assigned(workers: int = 1) -> tuple[int, bool]:
-    """What Ray assigned to this process, divided among so many: the threads of each, and whether each has a GPU."""
-    resources = ray.get_runtime_context().get_assigned_resources()
-    return max(1, int(resources.get("CPU", 1) / workers)), resources.get("GPU", 0) > 0 and torch.cuda.is_available()
-
-
 def fill(
-    model: Encoder, sweep: config.Sweep, data: Data, root: Path, untouched: Path
+    place: Workplace, sweep: config.Sweep, data: Data, root: Path, untouched: Path
 ) -> Iterator[Filling | tuple[Materials, Metrics, Metrics]]:
     """Fill all tables under `root`, yielding progress.
 
@@ -73,9 +59,8 @@ def fill(
         MaskError: a freezing mask of the sweep does not fit the encoder.
     """
     for mask in space.masks(sweep):
-        freezing.trainable(mask, model.parameters)
-    shared = yield from Filler(model, root).materials(data)
-    untouched.mkdir(parents=True, exist_ok=True)
+        freezing.trainable(mask, place.encoder.parameters)
+    shared = yield from Filler(place.encoder, root, place.embed).materials(data)
     yield (
         shared,
         _untouched(sweep, shared.selection, untouched / OUTCOMES),
@@ -101,9 +86,13 @@ def confirm(
         yield measurement.metrics
 
 
-def export_encoder(model: Encoder, trial_folder: Path, scale: float, card: str, target: Path) -> Iterator[Path]:
-    """Write a candidate under the folder `target`, as `model.export` does; yields the folder."""
-    export.hand_over(model, target, displacement(trial_folder, scale), card)
+def export_encoder(
+    model: Encoder, trial_folder: Path, scale: float, card: str, record: Mapping[str, Any], target: Path
+) -> Iterator[Path]:
+    """Put a candidate into the folder `target`, as `model.export` does, beside its record; yields the folder."""
+    with storage.building(target, last=RECORD) as partial:
+        export.hand_over(model, partial, displacement(trial_folder, scale), card)
+        write(partial / RECORD, record)
     yield target
 
 
@@ -124,7 +113,7 @@ def displacement(trial_folder: Path, scale: float) -> dict[str, torch.Tensor]:
 
 
 def _with_encoder(work: Callable[..., Iterator[Any]], model: config.Model, *arguments: Any) -> Iterator[Any]:
-    yield from work(load(model), *arguments)
+    yield from work(embedding.load(model), *arguments)
 
 
 def _untouched(sweep: config.Sweep, parts: Sequence[Part], outcomes: Path) -> Metrics:

@@ -9,11 +9,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from adiabatic_ray import storage
 from adiabatic_ray.data import cache
 
 TEXTS = [f"text {i}" for i in range(10)]
@@ -27,7 +29,8 @@ def fill(
     root: Path, texts: Sequence[str] = TEXTS, fingerprint: str = "model", encode: Callable[..., torch.Tensor] = embed
 ) -> tuple[cache.Table, list[cache.Progress]]:
     """The table, and the progress that was made; none where the cache had it."""
-    filling, seen = cache.fill(root, fingerprint, texts, encode, 2), []
+    filling = cache.fill(root, fingerprint, texts, lambda own: map(encode, cache.chunks(own)), 2)
+    seen: list[cache.Progress] = []
     while True:
         try:
             seen.append(next(filling))
@@ -47,6 +50,23 @@ def test_texts_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cache, "TEXTS_PER_CHUNK", 4)
     table, seen = fill(tmp_path)
     assert [p.done for p in seen] == [0, 4, 8, 10]
+    assert torch.equal(table.open(), embed(TEXTS))
+
+
+def test_a_table_in_an_object_store(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    root = storage.folder("s3://bucket/cache")
+    for node in ("one", "two"):  # each has a disk of its own
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / node))
+        table, seen = fill(root)
+        assert len(seen) == (2 if node == "one" else 0)
+        assert torch.equal(table.open(), embed(TEXTS))
+        (copy,) = (tmp_path / node).rglob("embeddings.npy")
+        assert np.array_equal(np.load(copy), embed(TEXTS))
+    assert cache.find(root, "model", TEXTS, 2) == table
+    assert cache.find(root, "other model", TEXTS, 2) is None
+    storage.write(root / Path(table.folder).name / "embeddings.npy", b"half of it")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "three"))
+    assert "truncated" in fill(root)[1][0].note
     assert torch.equal(table.open(), embed(TEXTS))
 
 
@@ -107,7 +127,7 @@ def test_foreign_table_under_our_name_is_rebuilt(tmp_path: Path) -> None:
 
 
 def test_interrupted_fill_leaves_nothing_to_find(tmp_path: Path) -> None:
-    filling = cache.fill(tmp_path, "model", TEXTS, embed, 2)
+    filling = cache.fill(tmp_path, "model", TEXTS, lambda own: [embed(own)], 2)
     assert next(filling).done == 0
     filling.close()
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []

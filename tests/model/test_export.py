@@ -176,12 +176,12 @@ def test_ranking_on_stored_documents_is_what_was_measured(real_data: Path, tmp_p
     assert isinstance(data, Ranking)
     assert len(data.passages) > 12_000
     assert (data.identical < 0).all()  # no passage to leave out
-    filling = Filler(ours, tmp_path / "cache").part("dl19", data)
+    filling = Filler(ours, tmp_path / "cache").parts({"dl19": data})
     try:
         while True:
             next(filling)
     except StopIteration as stop:
-        part = stop.value
+        (part,) = stop.value
     torch.manual_seed(0)
     moved = Displacement(ours, [name for name in ours.parameters if "output.dense.weight" in name])
     with torch.no_grad():

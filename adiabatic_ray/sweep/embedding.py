@@ -1,0 +1,84 @@
+"""Encoders in Ray's processes, and embedding many texts by all that a cluster has at once."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import ray
+import ray.data
+import torch
+from torch import Tensor
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data import cache
+from adiabatic_ray.model import encoder
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.sweep.materials import Embed, Texts
+from adiabatic_ray.sweep.resources import Plan
+
+for _name in ("ray.data", "ray.data._internal"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+@functools.lru_cache(maxsize=1)
+def load(model: config.Model) -> Encoder:
+    """The encoder on the GPU that Ray assigned to this process, else on the CPUs that it assigned; loaded once."""
+    threads, on_gpu = assigned()
+    # A process that worked on something else before may have other threads than what it is given now.
+    torch.set_num_threads(threads)
+    return encoder.load(model, "cuda" if on_gpu else "cpu")
+
+
+def assigned(workers: int = 1) -> tuple[int, bool]:
+    """What Ray assigned to this process, divided among so many: the threads of each, and whether each has a GPU."""
+    resources = ray.get_runtime_context().get_assigned_resources()
+    return max(1, int(resources.get("CPU", 1) / workers)), resources.get("GPU", 0) > 0 and torch.cuda.is_available()
+
+
+def on_cluster(model: config.Model, layout: Plan) -> Embed:
+    """Embed texts by Ray Data, in as many processes as trials fit onto the cluster, each on what a trial is given.
+
+    The texts go to them, and the embeddings come back, through the object store, some thousand rows at a time: neither
+    this process nor the others hold more, and they need no disk in common.
+    """
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=layout.fitting * layout.workers)
+    share = {"num_cpus": layout.cpus / layout.workers, "num_gpus": layout.gpus / layout.workers}
+
+    def embed(texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
+        blocks = [
+            pyarrow.table({"side": [side] * len(chunk), "text": list(chunk)})
+            for side, own in texts
+            for chunk in cache.chunks(own)
+        ]
+        tables = [position for position, (_, own) in enumerate(texts) for _ in cache.chunks(own)]
+        if not blocks:
+            return
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        embedded = ray.data.from_arrow(blocks).map_batches(
+            _Embedder, fn_constructor_args=(model,), batch_size=None, batch_format="pandas", compute=pool, **share
+        )
+        try:
+            found = embedded.iter_batches(batch_size=None, batch_format="numpy")
+            for position, block in zip(tables, found, strict=True):
+                yield position, torch.from_numpy(np.stack(block["embedding"]))
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise errors.SweepError(f"embedding failed on the cluster: {reason}") from error
+
+    return embed
+
+
+class _Embedder:
+    def __init__(self, model: config.Model) -> None:
+        self.encoder = load(model)
+
+    def __call__(self, block: pd.DataFrame) -> dict[str, Any]:
+        return {"embedding": self.encoder.encode(list(block["text"]), block["side"].iloc[0]).numpy()}
