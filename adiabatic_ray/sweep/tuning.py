@@ -149,6 +149,6 @@ def _reason(trial: Any) -> str:
         return errors.summary(error.cause)
     if isinstance(error, ray.exceptions.RayActorError):
         if error.actor_init_failed:  # the process came up, and could not load what a trial needs
-            return str(error).strip().splitlines()[-1]
+            return str(error).strip().splitlines()[-1].removeprefix(f"{errors.__name__}.")
         return "its process died (killed, out of memory on its node, or its node was lost)"
     return errors.summary(error)

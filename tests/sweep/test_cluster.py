@@ -147,6 +147,38 @@ def test_a_lost_node_is_not_its_trials_failure(cluster: Any, write_sweep: Callab
     assert len({str(sorted(record.config.items())) for record in ended.values()}) == 5
 
 
+def test_a_sweep_waits_for_nodes_that_were_all_lost(
+    cluster: Any, write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_sweep(
+        {"train.steps": 150, "train.evaluations": 3, "budget.trials": 2, "resources.concurrent_trials": 2}
+    )
+    folder, log = Path(sweep_file.load(path).storage) / "small", tmp_path / "log"
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "adiabatic_ray", "sweep", str(path)],
+        env=os.environ | {"RAY_ADDRESS": cluster.address},
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        while not any(records(folder)[number].points for number in records(folder) if number):
+            assert sweep.poll() is None, log.read_text()
+            time.sleep(0.1)
+        for node in cluster.list_all_nodes()[1:]:
+            cluster.remove_node(node, allow_graceful=False)
+        said = "waiting for a node with 1 CPU free; the cluster has 1 node with 0 CPU\n"
+        while said not in log.read_text():
+            assert sweep.poll() is None, log.read_text()
+            time.sleep(0.5)
+        cluster.add_node(num_cpus=1)
+        assert sweep.wait(timeout=400) == 0, log.read_text()
+    finally:
+        sweep.kill()
+    assert log.read_text().count("waiting for") == 1
+    assert [record.failed for record in records(folder).values()] == [False] * 3
+
+
 def test_a_cluster_without_nodes_grows(autoscaled: str, write_sweep: Callable[..., Path]) -> None:
     path = write_sweep({"resources.concurrent_trials": None, "budget.stop_harmful": False})
     sweep = subprocess.run(
