@@ -181,13 +181,16 @@ def test_a_sweep_waits_for_nodes_that_were_all_lost(
 
 def test_a_cluster_without_nodes_grows(autoscaled: str, write_sweep: Callable[..., Path]) -> None:
     path = write_sweep({"resources.concurrent_trials": None, "budget.stop_harmful": False})
-    sweep = subprocess.run(
-        [sys.executable, "-m", "adiabatic_ray", "sweep", str(path)],
-        env=os.environ | {"RAY_ADDRESS": autoscaled},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
+    sweep, planned = (
+        subprocess.run(
+            [sys.executable, "-m", "adiabatic_ray", command, str(path)],
+            env=os.environ | {"RAY_ADDRESS": autoscaled},
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        for command in ("sweep", "validate")
     )
     assert sweep.returncode == 0, sweep.stdout + sweep.stderr
     assert "4 trials, chosen by Optuna (tpe), 2 at a time, each on 1 CPU;" in sweep.stdout
@@ -197,3 +200,4 @@ def test_a_cluster_without_nodes_grows(autoscaled: str, write_sweep: Callable[..
     ]
     ended = records(Path(sweep_file.load(path).storage) / "small")
     assert [record.state for record in ended.values()] == ["complete"] * 5
+    assert "2 at a time, each on 1 CPU" in planned.stdout  # those that came are not counted once more
