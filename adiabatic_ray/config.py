@@ -259,7 +259,7 @@ class Resources:
 
     __pydantic_config__: ClassVar = STRICT
     cpus_per_trial: float = 1.0
-    gpus_per_trial: float | None = None  # 1 where the cluster has a GPU, else 0; a fraction shares a GPU
+    gpus_per_trial: float | None = None  # 1 where the cluster has a GPU or may get one, else 0; a fraction shares one
     concurrent_trials: int | None = None  # as many as fit
     workers_per_trial: int = 1  # processes of one trial on one node; each has `cpus_per_trial`, and a GPU of its own
     retries: int = 2  # of a trial whose process or node was lost

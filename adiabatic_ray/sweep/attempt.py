@@ -19,6 +19,7 @@ from adiabatic_ray.model import checkpoint
 from adiabatic_ray.model.checkpoint import Checkpoint
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.report.ledger import OUTCOMES
+from adiabatic_ray.sweep import gpu_share
 from adiabatic_ray.sweep.materials import Materials
 from adiabatic_ray.sweep.workbench import CHECKPOINT, DISPLACEMENT
 from adiabatic_ray.train import trial
@@ -79,7 +80,10 @@ class Attempt:
 
     def _report(self, progress: trial.Progress[Measurement]) -> Report:
         if progress.measurement is None:
-            return self._ended(progress.status, progress.reason, progress.step, progress.steps)
+            reason = progress.reason
+            if progress.status == "out_of_memory" and self.encoder.device.type == "cuda":
+                reason += gpu_share.advice(self.sweep.resources.gpus_per_trial)
+            return self._ended(progress.status, reason, progress.step, progress.steps)
         violation = progress.measurement.violation
         assert violation is not None
         if self.writes:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from adiabatic_ray import config, errors, sweep_file
 from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Ledger, Record, best, contenders
-from adiabatic_ray.sweep import driver, materials, resources, session
+from adiabatic_ray.sweep import driver, materials, nodes, resources, session, waiting
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.materials import Data
@@ -56,8 +56,9 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
         data = materials.read(sweep)
         sweep, again = materials.for_all_nodes(sweep), materials.for_all_nodes(again)
         with session.connected() as own:
-            layout = resources.plan(sweep.resources, resources.alive())
+            layout = resources.plan(sweep.resources, nodes.now(), len(configs))
             console.say(f"{sweep.name}: {len(chosen)} configurations with {seeds} seeds each, {layout}")
+            waiting.for_place(layout, console, interrupted)
             place = Workplace(sweep.model, layout, here=own and not layout.gpus)
             shared = driver.fill(again, Data(data.train, data.confirmation, {}), place, repeats, console, interrupted)
 
@@ -67,7 +68,7 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
             books = Books(repeats, ListSearch(configs), again.budget, changed, interrupted)
             try:
                 if not books.over:
-                    run_trials(books, again, shared, layout)
+                    run_trials(books, again, shared, layout, console)
             finally:
                 console.clear()
             if interrupted.is_set():

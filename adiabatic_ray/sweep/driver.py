@@ -14,7 +14,18 @@ from pathlib import Path
 
 from adiabatic_ray import config, errors, storage
 from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Point, Record, best, contenders, exists, ranked
-from adiabatic_ray.sweep import handover, materials, preview, reporting, resources, searcher, session, workbench
+from adiabatic_ray.sweep import (
+    handover,
+    materials,
+    nodes,
+    preview,
+    reporting,
+    resources,
+    searcher,
+    session,
+    waiting,
+    workbench,
+)
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.local import cache_folder
@@ -38,8 +49,9 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
         console.dropped(data)
         sweep = materials.for_all_nodes(sweep)
         with session.connected() as own:
-            layout = resources.plan(sweep.resources, resources.alive())
+            layout = resources.plan(sweep.resources, nodes.now(), preview.number_of_trials(sweep))
             console.say(f"{sweep.name}: {preview.describe_trials(sweep)}, {layout}; results in {folder}")
+            waiting.for_place(layout, console, interrupted)
             place = workbench.Workplace(sweep.model, layout, here=own and not layout.gpus)
             shared = fill(sweep, data, place, ledger, console, interrupted)
             mirror = Mirror(sweep, ledger, data)
@@ -47,7 +59,7 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
             status = "FAILED"
             try:
                 if not books.over:
-                    run_trials(books, sweep, shared, layout)
+                    run_trials(books, sweep, shared, layout, console)
                 if not interrupted.is_set():
                     _confirm(sweep, ledger, shared, place, console)
                 status = "FAILED" if books.failed else "FINISHED"

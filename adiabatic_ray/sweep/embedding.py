@@ -19,6 +19,7 @@ from adiabatic_ray import config, errors
 from adiabatic_ray.data import cache
 from adiabatic_ray.model import encoder
 from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.sweep import gpu_share
 from adiabatic_ray.sweep.materials import Embed, Texts
 from adiabatic_ray.sweep.resources import Plan
 
@@ -28,11 +29,23 @@ for _name in ("ray.data", "ray.data._internal"):
 
 @functools.lru_cache(maxsize=1)
 def load(model: config.Model) -> Encoder:
-    """The encoder on the GPU that Ray assigned to this process, else on the CPUs that it assigned; loaded once."""
+    """The encoder on the GPU that Ray assigned to this process, else on the CPUs that it assigned; loaded once.
+
+    Raises:
+        ResourceError: a share of a GPU is not free, or too small for the encoder.
+    """
     threads, on_gpu = assigned()
     # A process that worked on something else before may have other threads than what it is given now.
     torch.set_num_threads(threads)
-    return encoder.load(model, "cuda" if on_gpu else "cpu")
+    if not on_gpu:
+        return encoder.load(model, "cpu")
+    share = ray.get_runtime_context().get_assigned_resources()["GPU"]
+    if share < 1:
+        gpu_share.take(share)
+    try:
+        return encoder.load(model, "cuda")
+    except torch.OutOfMemoryError as error:
+        raise errors.ResourceError(f"{errors.summary(error)}{gpu_share.advice(share)}") from None
 
 
 def assigned(workers: int = 1) -> tuple[int, bool]:

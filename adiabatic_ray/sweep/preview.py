@@ -15,7 +15,7 @@ from adiabatic_ray.data.sets import DataSet
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, freezing
 from adiabatic_ray.model.encoder import Encoder
-from adiabatic_ray.sweep import materials, resources, space
+from adiabatic_ray.sweep import materials, nodes, resources, space
 from adiabatic_ray.sweep.materials import Data
 from adiabatic_ray.sweep.resources import Plan
 from adiabatic_ray.train import trial
@@ -34,7 +34,7 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
     yield f"sweep {sweep.name}: {describe_trials(sweep)}"
     layout = None
     try:
-        layout = resources.plan(sweep.resources, resources.reachable())
+        layout = resources.plan(sweep.resources, nodes.reachable(), number_of_trials(sweep))
         yield f"resources: {layout}"
     except errors.ResourceError as error:
         if "RAY_ADDRESS" in os.environ:

@@ -1,18 +1,12 @@
-"""How many trials run at once: what one is given against what the cluster has."""
+"""How many trials run at once: what one is given against what the cluster has, or may grow to."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import ray
-import torch
-
 from adiabatic_ray import config, errors
-from adiabatic_ray.sweep import session
-
-Node = Mapping[str, float]  # resources of a node by Ray's names
+from adiabatic_ray.sweep import nodes
+from adiabatic_ray.sweep.nodes import Cluster, Node
 
 
 @dataclass(frozen=True)
@@ -26,44 +20,36 @@ class Plan:
     fitting: int  # trials that would fit at once
     filling_cpus: float  # of a task that runs while no trial does
 
+    @property
+    def trial(self) -> Node:
+        """What a trial takes on its node."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
     def __str__(self) -> str:
-        share = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
         processes = f" in {self.workers} processes" if self.workers > 1 else ""
-        return f"{self.concurrent} at a time, each on {share}{processes}"
+        return f"{self.concurrent} at a time, each on {nodes.shape(self.trial)}{processes}"
 
 
-def alive() -> list[Node]:
-    """The nodes of the cluster that this process is connected to."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def reachable() -> list[Node]:
-    """The nodes of the cluster that RAY_ADDRESS names, else this machine; nothing is started."""
-    if "RAY_ADDRESS" in os.environ:
-        with session.connected():
-            return alive()
-    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
-
-
-def plan(wanted: config.Resources, nodes: Sequence[Node]) -> Plan:
-    """Fit trials onto nodes; each trial lies on one node.
+def plan(wanted: config.Resources, cluster: Cluster, trials: int) -> Plan:
+    """Fit so many trials onto the nodes that are there and those that may come; each trial lies on one node.
 
     Raises:
         ResourceError: no node can hold a single trial.
     """
-    any_gpu = any(node.get("GPU", 0) for node in nodes)
+    kinds = [*cluster.nodes, *(group.node for group in cluster.groups)]
+    any_gpu = any(node.get("GPU", 0) for node in kinds)
     workers = wanted.workers_per_trial
     gpus = workers * (wanted.gpus_per_trial if wanted.gpus_per_trial is not None else float(any_gpu))
     cpus = workers * wanted.cpus_per_trial
-    fitting = sum(_fit(node, cpus, gpus) for node in nodes)
-    if fitting == 0:
-        raise errors.ResourceError(
-            f"no node can hold a trial, which needs {cpus:g} CPU and {gpus:g} GPU (`resources`). The cluster has "
-            + ("; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes")
-            + ", a node each."
-        )
-    concurrent = fitting if wanted.concurrent_trials is None else min(wanted.concurrent_trials, fitting)
-    largest = max(node.get("CPU", 0) for node in nodes)
+    there = [node for node in cluster.nodes if _fit(node, cpus, gpus)]
+    coming = [group for group in cluster.groups if _fit(group.node, cpus, gpus)]
+    if not there and not coming:
+        raise errors.ResourceError(f"{_missing(cpus, gpus, kinds)}; {cluster}.")
+    fitting = sum(_fit(node, cpus, gpus) for node in there)
+    # Where a group has no limit, the trials that there are to run are one.
+    fitting += sum(int(min(group.more, trials)) * _fit(group.node, cpus, gpus) for group in coming)
+    concurrent = min(fitting, trials, wanted.concurrent_trials or fitting)
+    largest = max(node["CPU"] for node in there or [group.node for group in coming])
     return Plan(cpus, gpus, concurrent, workers, fitting, filling_cpus=cpus if gpus else largest)
 
 
@@ -74,3 +60,18 @@ def _fit(node: Node, cpus: float, gpus: float) -> int:
     # A share of a GPU is of one GPU: two trials of 0.6 do not fit on one, and three not on two.
     on_node = int(node.get("GPU", 0))
     return min(by_cpu, on_node * int(1 / gpus) if gpus < 1 else on_node // int(gpus))
+
+
+def _missing(cpus: float, gpus: float, kinds: list[Node]) -> str:
+    """What the node lacks that comes closest."""
+
+    def lacks(node: Node) -> tuple[float, float]:
+        return max(0.0, gpus - node.get("GPU", 0)), max(0.0, cpus - node.get("CPU", 0))
+
+    text = f"no node can hold a trial, which needs {cpus:g} CPU and {gpus:g} GPU (`resources`)"
+    if not kinds:
+        return text
+    closest = min(kinds, key=lacks)
+    found = zip(lacks(closest), ("GPU", "CPU"), strict=True)
+    missing = " and ".join(f"{count:g} {name}" for count, name in found if count)
+    return f"{text}. The closest has {nodes.shape(closest)} and lacks {missing}"

@@ -9,16 +9,20 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from adiabatic_ray import config, errors
+from adiabatic_ray.sweep import waiting
 from adiabatic_ray.sweep.books import Books
+from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.materials import Materials
 from adiabatic_ray.sweep.resources import Plan
 from adiabatic_ray.sweep.trainable import QueryTuning
+from adiabatic_ray.sweep.waiting import Wait
 
 
-def run_trials(books: Books, sweep: config.Sweep, shared: Materials, layout: Plan) -> None:
+def run_trials(books: Books, sweep: config.Sweep, shared: Materials, layout: Plan, console: Console) -> None:
     """Run trials until the books say that it is over, or that the run is to end.
 
     Actors are kept from trial to trial, since loading the encoder takes longer than many a trial. A trial whose process
@@ -42,7 +46,7 @@ def run_trials(books: Books, sweep: config.Sweep, shared: Materials, layout: Pla
                 storage_path=scratch,
                 name=sweep.name,
                 stop=_Stopping(books),
-                callbacks=[_Telling(books)],
+                callbacks=[_Telling(books), _Waiting(Wait(layout.trial, console))],
                 failure_config=tune.FailureConfig(max_failures=sweep.resources.retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
@@ -104,6 +108,24 @@ class _Telling(tune.Callback):  # type: ignore[misc]
         self.books.ended(trial.config["number"], crash=_reason(trial))
 
 
+class _Waiting(tune.Callback):  # type: ignore[misc]
+    """Shows it where trials are to run and none does, since no node has room for one."""
+
+    def __init__(self, wait: Wait) -> None:
+        self.wait = wait
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Tune pickles its callbacks, so as to restore them, as it does the books."""
+        return object, ()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
+        states = {trial.status for trial in trials}
+        if Trial.PENDING not in states or Trial.RUNNING in states or (self.wait.long and waiting.process_starts()):
+            self.wait.over()
+        else:
+            self.wait.goes_on()
+
+
 class _Silent(tune.ProgressReporter):  # type: ignore[misc]
     """Tune's own tables are not shown."""
 
@@ -126,5 +148,7 @@ def _reason(trial: Any) -> str:
     if isinstance(error, ray.exceptions.RayTaskError):
         return errors.summary(error.cause)
     if isinstance(error, ray.exceptions.RayActorError):
+        if error.actor_init_failed:  # the process came up, and could not load what a trial needs
+            return str(error).strip().splitlines()[-1].removeprefix(f"{errors.__name__}.")
         return "its process died (killed, out of memory on its node, or its node was lost)"
     return errors.summary(error)

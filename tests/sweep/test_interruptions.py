@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,30 @@ def test_a_process_that_dies_each_time_is_a_crashed_trial(write_sweep: Callable[
     assert "its process died" in found[1].reason
     assert found[2].state == "complete"
     assert statuses(sweep) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
+
+
+def test_a_process_that_cannot_load_the_encoder_says_why(
+    write_sweep: Callable[..., Path],
+    pocket: Path,
+    tmp_path: Path,
+    ray_cluster: None,  # noqa: ARG001
+) -> None:
+    encoder = tmp_path / "encoder"
+    shutil.copytree(pocket / "encoder", encoder)
+    sweep = sweep_file.load(
+        write_sweep({"model.name": str(encoder), "resources.retries": 1, "budget.failed_trials": 0})
+    )
+
+    def take_away() -> None:
+        while 0 not in records(sweep):
+            time.sleep(0.05)
+        encoder.rename(tmp_path / "elsewhere")
+
+    taking = threading.Thread(target=take_away)
+    taking.start()
+    with pytest.raises(errors.SweepError, match=r"1 trials crashed.*; the last one: ModelError: .*encoder"):
+        driver.run(sweep, Console())
+    taking.join()
 
 
 def test_two_processes_do_not_run_one_sweep(load_sweep: Callable[..., config.Sweep]) -> None:
