@@ -216,6 +216,12 @@ def test_secrets_and_unset_variables_are_not_sent(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(errors.ConfigError, match=f"{name} looks like a secret") as caught:
             jobs.environment([name])
         assert PLANTED not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:{PLANTED}@mlflow:5000")
+    with pytest.raises(errors.ConfigError, match=r"MLFLOW_TRACKING_URI holds a password") as caught:
+        jobs.environment(["MLFLOW_TRACKING_URI"])
+    assert PLANTED not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert jobs.environment(["MLFLOW_TRACKING_URI"])["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     with pytest.raises(errors.ConfigError, match=r"is not set. Set it: export NOWHERE=..."):
         jobs.environment(["NOWHERE"])
 
