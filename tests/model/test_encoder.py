@@ -120,7 +120,7 @@ def test_batches_hold_each_row_once_within_the_token_budget() -> None:
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 1000
 
 
-def test_models_that_cannot_be_loaded(tmp_path: Path, pocket: Path) -> None:
+def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(errors.ModelError, match=r"none is not a folder"):
         encoders.load(config.Model(name=str(tmp_path / "none")))
     with pytest.raises(errors.ModelError, match=r"holds no model: neither `modules.json` nor `config.json`"):
