@@ -28,7 +28,7 @@ def find(run_id: str) -> tuple[Ledger, int | None]:
         tags = mlflow.MlflowClient(uri).get_run(run_id).data.tags
     except MlflowException as error:
         raise errors.SweepError(
-            f"{without_password(uri)} gives no run {run_id} ({errors.summary(error)}). {elsewhere}"
+            without_password(f"{uri} gives no run {run_id} ({errors.summary(error)}). {elsewhere}")
         ) from None
     if "sweep.folder" not in tags:
         raise errors.SweepError(

@@ -45,9 +45,9 @@ def default_uri(folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
 
 
-def without_password(uri: str) -> str:
-    """A tracking URI that may be shown."""
-    return re.sub(r"//([^/:@]*):[^/@]*@", r"//\1:***@", uri)
+def without_password(text: str) -> str:
+    """A tracking URI that may be shown, or a text that names one: MLflow's errors quote the address as it was given."""
+    return re.sub(r"//([^/:@\s]*):[^/\s]*@", r"//\1:***@", text)
 
 
 @contextlib.contextmanager
@@ -378,7 +378,7 @@ class Tracker:
             action()
             self.trouble = ""
         except Exception as error:  # noqa: BLE001 - MLflow's stores raise errors of every library they are built on
-            self.trouble = errors.summary(error)
+            self.trouble = without_password(errors.summary(error))
 
 
 def _milliseconds(seconds: float) -> int:

@@ -39,6 +39,7 @@ SECONDS_TO_START = 60.0  # until a cluster that answers can also take jobs
 PRIVATE = [".env", ".env.*", ".netrc", ".aws", ".kube", ".ssh", "*.key", "*.pem"]
 
 _SECRET = re.compile(r"(TOKEN|PASSWORD|SECRET|KEY|CREDENTIALS?)S?$", re.IGNORECASE)
+_PASSWORD = re.compile(r"//[^/@\s]*:[^/\s]*@")  # in an address
 
 
 class Cluster:
@@ -190,7 +191,7 @@ def environment(names: Iterable[str]) -> dict[str, str]:
     """The environment of a job, with variables from here. Whoever sees the job can read it, so none may be a secret.
 
     Raises:
-        ConfigError: a variable is not set, or is a secret by its name.
+        ConfigError: a variable is not set, is a secret by its name, or holds a password.
     """
     sent = dict(ENDING)
     for name in sorted(names):
@@ -202,6 +203,11 @@ def environment(names: Iterable[str]) -> dict[str, str]:
             )
         if name not in os.environ:
             raise errors.ConfigError(f"{name} is to be sent with the job, but is not set. Set it: export {name}=...")
+        if _PASSWORD.search(os.environ[name]):
+            raise errors.ConfigError(
+                f"{name} holds a password, and a job's environment can be read by all who see the job. Set it on the "
+                "cluster's nodes, or leave the password out of it."
+            )
         sent[name] = os.environ[name]
     return sent
 

@@ -1,11 +1,14 @@
 """What a trial costs beside its work: 1,000 trials that only sleep, by the real driver, searcher, ledger and MLflow.
 
 Prints the overhead per trial and the driver's memory for the first and the last hundred, and MLflow's rows.
+
+    python -m tests.benchmarks.overhead [TRIALS]
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import sqlite3
 import statistics
 import sys
@@ -17,23 +20,31 @@ from typing import Any
 from unittest import mock
 
 import psutil
+import torch
 from ray import tune
 
 from adiabatic_ray import config
+from adiabatic_ray.model import checkpoint
+from adiabatic_ray.model.checkpoint import Checkpoint
 from adiabatic_ray.pocket import folder
 from adiabatic_ray.report.ledger import Ledger
 from adiabatic_ray.sweep import driver, tuning
 from adiabatic_ray.sweep.console import Console
+from adiabatic_ray.sweep.workbench import DISPLACEMENT
 from tests.benchmarks import pocket_source
 
 TRIALS, HUNDRED, SECONDS, AT_ONCE = 1000, 100, 0.05, 2
 
 
-class Sleeping(tune.Trainable):  # type: ignore[misc]
-    """Stands for a trial: sleeps, and reports a gain that depends on its configuration and harms a language."""
+LANGUAGES = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
+EDGE = 1e-6  # learning rates above it harm
 
-    def setup(self, chosen: dict[str, Any], **_: Any) -> None:
-        self.chosen = chosen
+
+class Sleeping(tune.Trainable):  # type: ignore[misc]
+    """Stands for a trial: sleeps, and reports as many metrics as one that is measured in 15 languages."""
+
+    def setup(self, chosen: dict[str, Any], folder: str, **_: Any) -> None:
+        self.chosen, self.folder = chosen, Path(folder)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.chosen = new_config
@@ -41,9 +52,18 @@ class Sleeping(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         time.sleep(SECONDS)
-        metrics = {"gain": 1e7 * self.chosen["learning_rate"], "p_value": 1.0, "constraint": 1.0, "loss": 1.0}
-        report = {"number": self.chosen["number"], "status": "complete", "reason": "", "step": 1, "steps": 1}
-        report |= {"metrics": metrics, "worst": "neutral/de/en (z 9.0)", "scaled": [], "harmful": False}
+        number, rate = self.chosen["number"], self.chosen["learning_rate"]
+        nothing = Checkpoint({"embeddings.LayerNorm.bias": torch.zeros(96)}, {"step": 1})
+        checkpoint.save(self.folder / "trials" / f"{number:04d}" / DISPLACEMENT, nothing)
+        metrics = {"loss": 1.0} | dict.fromkeys((f"displacement/{key}" for key in ("norm", "relative", "max")), 1.0)
+        metrics |= {"time/seconds_per_step": SECONDS, "time/evaluation_seconds": SECONDS}
+        metrics |= {"pnd/questions": 20.0, "pnd/xnli": 3.0, "improvement/xnli": -1.0, "worst_language": -2.0}
+        metrics |= {f"improvement/xnli/{language}": -1.0 for language in LANGUAGES}
+        metrics |= {"gain": 1e7 * rate, "p_value": 1e-3, "improvement/questions": 1e7 * rate, "p_value/questions": 1e-3}
+        metrics |= {"constraint": math.log(rate / EDGE), "feasible": float(rate <= EDGE)}
+        metrics |= {"constraint/worst_z": 9.0, "constraint/degradation": 1.0, "constraint/upper": 2.0}
+        report = {"number": number, "status": "complete", "reason": "", "step": 1, "steps": 1}
+        report |= {"metrics": metrics, "worst": "neutral/de/en", "scaled": [], "harmful": False}
         return {"report": report, "done": True}
 
 

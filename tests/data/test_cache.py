@@ -111,6 +111,13 @@ def test_damaged_table_is_rebuilt(tmp_path: Path, damage: Callable[[Path], objec
     assert torch.equal(again.open(), embed(TEXTS))
 
 
+def test_a_pickled_table_is_not_unpickled(tmp_path: Path) -> None:
+    table, _ = fill(tmp_path)
+    np.save(Path(table.folder) / "embeddings.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(ValueError, match="Python objects"):  # one that was swapped after it was filled
+        table.open()
+
+
 def flip_last_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +32,27 @@ def test_absent_and_damaged_are_none(tmp_path: Path) -> None:
     for damaged in (b"", whole[:20], whole[:-4]):
         path.write_bytes(damaged)
         assert checkpoint.load(path) is None
+
+
+class Pickled:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_pickled_one_is_not_unpickled(tmp_path: Path) -> None:
+    path, mark = tmp_path / "c.safetensors", tmp_path / "mark"
+    torch.save({"delta/a.b": Pickled(mark)}, path)
+    assert checkpoint.load(path) is None
+    path.write_bytes(pickle.dumps(Pickled(mark)))
+    assert checkpoint.load(path) is None
+    assert not mark.exists()
+    pickle.loads(path.read_bytes())  # noqa: S301 - it is a trap
+    assert mark.exists()
 
 
 def test_failed_save_leaves_the_old_one(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +120,70 @@ def test_batches_hold_each_row_once_within_the_token_budget() -> None:
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 1000
 
 
-def test_models_that_cannot_be_loaded(tmp_path: Path, pocket: Path) -> None:
+def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(errors.ModelError, match=r"none is not a folder"):
         encoders.load(config.Model(name=str(tmp_path / "none")))
     with pytest.raises(errors.ModelError, match=r"holds no model: neither `modules.json` nor `config.json`"):
         encoders.load(config.Model(name=str(tmp_path)))
     with pytest.raises(encoders.HubUnreachable, match=r"neither a folder nor in the hub's cache"):
         encoders.load(config.Model(name="nobody/nothing"))  # HF_HUB_OFFLINE is set for tests
-    unsafe = tmp_path / "unsafe"
-    shutil.copytree(pocket / "encoder", unsafe)
-    (unsafe / "model.safetensors").unlink()
-    torch.save({}, unsafe / "pytorch_model.bin")
-    with pytest.raises(errors.ModelError, match=r"weights must be in safetensors"):
-        encoders.load(config.Model(name=str(unsafe)))
+
+
+# ---- a folder that would have its own code run ----
+
+
+class Pickled:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def pickled_weights(folder: Path, mark: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Pickled(mark)}, folder / "pytorch_model.bin")
+
+
+def own_code(folder: Path, mark: Path) -> None:
+    (folder / "code.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
+
+
+def foreign_architecture(folder: Path, mark: Path) -> None:
+    own_code(folder, mark)
+    mapped = {"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
+    settings = json.loads((folder / "config.json").read_text()) | mapped
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def foreign_module(folder: Path, mark: Path) -> None:
+    own_code(folder, mark)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[-1]["type"] = "code.Normalize"
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (pickled_weights, r"weights must be in safetensors"),
+        (foreign_architecture, r"contains custom code which must be executed"),
+        (foreign_module, r"references the module class 'code.Normalize', which is not part of Sentence Transformers"),
+    ],
+)
+def test_nothing_from_a_model_folder_is_executed(
+    pocket: Path, tmp_path: Path, plant: Callable[[Path, Path], None], message: str
+) -> None:
+    folder, mark = tmp_path / "unsafe", tmp_path / "mark"
+    shutil.copytree(pocket / "encoder", folder)
+    plant(folder, mark)
+    with pytest.raises(errors.ModelError, match=message):
+        encoders.load(config.Model(name=str(folder)))
+    assert not mark.exists()
+    with contextlib.suppress(Exception):  # that it is a trap at all
+        if plant is pickled_weights:
+            torch.load(folder / "pytorch_model.bin", weights_only=False)
+        SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+    assert mark.exists()

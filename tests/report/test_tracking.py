@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +14,7 @@ import pytest
 
 from adiabatic_ray.report import tracking
 from adiabatic_ray.report.ledger import Ledger, Point, Record
+from tests import mlflow_server
 
 SETTINGS = {
     "name": "s",
@@ -215,46 +209,20 @@ def mlflow_model_loads(uri: str) -> bool:
 # ---- an MLflow that is not there ----
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def test_a_dead_server_costs_nothing_and_is_told(ledger: Ledger) -> None:
-    tracker = tracking.Tracker(mirror(ledger, f"http://127.0.0.1:{free_port()}"))
+    uri = f"http://somebody:a-secret@127.0.0.1:{mlflow_server.free_port()}"
+    tracker = tracking.Tracker(mirror(ledger, uri))
     started = time.monotonic()
     tracker.notify()
     assert time.monotonic() - started < 0.1
-    assert "Connection refused" in tracker.finish(lambda: tracker.mirror.sync(ending=True))
+    told = tracker.finish(lambda: tracker.mirror.sync(ending=True))
+    assert "Connection refused" in told
+    assert "//somebody:***@127.0.0.1" in told  # MLflow's own message names the address with the password
+    assert "a-secret" not in told
     assert tracker.mirror.ledger.records[1].points == points(1)
     later = mirror(ledger)  # the next run of the sweep, whose MLflow is there
     later.sync()
     assert history(ledger, 1) == [(4, 1.0)]
-
-
-@contextlib.contextmanager
-def server(folder: Path, port: int) -> Iterator[str]:
-    """A real MLflow server in a process group of its own."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health") as answer:  # noqa: S310
-                if answer.status == 200:
-                    break
-            time.sleep(0.25)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.mark.slow
@@ -262,8 +230,8 @@ def test_what_happened_while_the_server_was_down_arrives_later(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "SECONDS_AFTER_FAILURE", 0.5)
-    port = free_port()
-    with server(tmp_path, port) as uri:
+    port = mlflow_server.free_port()
+    with mlflow_server.running(tmp_path / "server", port) as uri:
         tracker = tracking.Tracker(mirror(ledger, uri))
         while "1" not in (runs(ledger, uri) if tracker.mirror._parent else {}):
             time.sleep(0.2)
@@ -273,7 +241,7 @@ def test_what_happened_while_the_server_was_down_arrives_later(
         time.sleep(0.2)
     ledger.put(dataclasses.replace(ledger.records[1], points=points(3), state="complete", finished=130.0))
     ledger.put(Record(2, {}, "crashed", "lost", 100.0, 110.0))
-    with server(tmp_path, port) as uri:
+    with mlflow_server.running(tmp_path / "server", port) as uri:
         assert tracker.finish(lambda: tracker.mirror.sync(ending=True)) == ""
         found = runs(ledger, uri)
         assert {key: run.info.status for key, run in found.items()} == {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from adiabatic_ray.report import tracking
 from adiabatic_ray.report.ledger import Ledger, Record
 from adiabatic_ray.sweep import driver, session
 from adiabatic_ray.sweep.console import Console
+from tests import mlflow_server
 
 LONG_TRIALS = {
     "train.steps": 150,
@@ -29,18 +32,18 @@ LONG_TRIALS = {
     "budget.trials": 3,
     "budget.stop_harmful": False,
     "search.space.learning_rate": {"low": 1e-7, "high": 1e-4, "log": True},
-    "evaluate.confirmation": None,
 }
 
 
-def start(path: Path) -> subprocess.Popen[str]:
+def start(path: Path, **variables: str) -> subprocess.Popen[str]:
     """A sweep as a user starts it, in a process with a Ray of its own."""
+    own_ray = {"RAY_ADDRESS": ""} if "RAY_ADDRESS" in os.environ else {}
     return subprocess.Popen(
         [sys.executable, "-m", "adiabatic_ray", "sweep", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"RAY_ADDRESS": ""} if "RAY_ADDRESS" in os.environ else None,
+        env=os.environ | own_ray | variables,
     )
 
 
@@ -61,6 +64,21 @@ def wait_for(sweep: config.Sweep, number: int, points: int) -> None:
     raise AssertionError(f"trial {number} never had {points} points: {records(sweep)}")
 
 
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> str:
+    """Kill a sweep's own process at a moment, wait until those that it started are gone, and what it printed."""
+    deadline = time.monotonic() + 180
+    while not reached():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.005)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    _, left = psutil.wait_procs(started, timeout=30)
+    for one in left:
+        one.kill()
+    return process.communicate(timeout=30)[0]
+
+
 def kill_trials() -> list[int]:
     """Kill the processes in which this process's Ray trains; their ids."""
     found = [p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline())]
@@ -70,13 +88,21 @@ def kill_trials() -> list[int]:
 
 
 def outcome(sweep: config.Sweep) -> dict[int, Any]:
-    return {n: (dict(r.config), r.state, r.gain, r.constraint) for n, r in records(sweep).items()}
+    return {n: (dict(r.config), r.state, r.gain, r.constraint, dict(r.confirmation)) for n, r in records(sweep).items()}
+
+
+def tracked(sweep: config.Sweep, uri: str = "") -> dict[str, Any]:
+    """All runs in MLflow, by the trials' numbers; `parent` is the sweep's."""
+    client = mlflow.MlflowClient(uri or tracking.default_uri(Path(sweep.storage)))
+    experiment = client.get_experiment_by_name(sweep.mlflow.experiment)
+    found = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
+    by_number = {run.data.tags.get("sweep.trial", "parent"): run for run in found}
+    assert len(by_number) == len(found), "two runs for one trial"
+    return by_number
 
 
 def statuses(sweep: config.Sweep) -> list[str]:
-    client = mlflow.MlflowClient(tracking.default_uri(Path(sweep.storage)))
-    experiment = client.get_experiment_by_name(sweep.mlflow.experiment)
-    return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
+    return sorted(run.info.status for run in tracked(sweep).values())
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +118,9 @@ def unbroken(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
-    write_sweep: Callable[..., Path], unbroken: dict[int, Any], number: signal.Signals, exit_status: int
+    write_sweep: Callable[..., Path], unbroken: dict[int, Any], number: signal.Signals
 ) -> None:
     path = write_sweep(LONG_TRIALS)
     sweep = sweep_file.load(path)
@@ -102,13 +128,12 @@ def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
     wait_for(sweep, number=2, points=1)
     first.send_signal(number)
     printed, _ = first.communicate(timeout=90)
-    assert first.returncode == exit_status, printed
+    assert first.returncode == 130, printed
     assert "Traceback" not in printed
     cut_off = records(sweep)
     assert [r.state for _, r in sorted(cut_off.items())] == ["complete", "complete", "running"]
-    if number != signal.SIGKILL:
-        assert "stopped; run the same command to go on" in printed
-        assert "RUNNING" not in statuses(sweep)
+    assert "stopped; run the same command to go on" in printed
+    assert "RUNNING" not in statuses(sweep)
 
     second = start(path)
     printed, _ = second.communicate(timeout=180)
@@ -117,6 +142,97 @@ def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
     assert outcome(sweep) == unbroken
     assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
     assert statuses(sweep) == ["FINISHED"] * 5
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_three_moments_ends_as_if_unbroken(
+    write_sweep: Callable[..., Path], unbroken: dict[int, Any]
+) -> None:
+    path = write_sweep(LONG_TRIALS)
+    sweep = sweep_file.load(path)
+    folder = Path(sweep.storage) / sweep.name
+
+    kill_when(start(path), lambda: any((Path(sweep.storage) / "cache").glob("[!.]*/meta.json")))
+    assert records(sweep) == {}, "the cache was full too soon for this test"
+
+    def between_points() -> bool:
+        return 2 in records(sweep) and len(records(sweep)[2].points) == 1
+
+    kill_when(start(path), between_points)
+    cut_off = records(sweep)
+    assert [r.state for _, r in sorted(cut_off.items())] == ["complete", "complete", "running"]
+
+    printed = kill_when(start(path), lambda: any(folder.glob("trials/000[1-3]/confirmation.csv")))
+    assert "going on after 1 finished trials" in printed
+    assert [r.state for _, r in sorted(records(sweep).items())] == ["complete"] * 4
+    assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
+    assert not (folder / "best").exists(), "all was confirmed too soon for this test"
+    assert "RUNNING" in statuses(sweep)  # nobody could say that it ended
+
+    last = start(path)
+    printed, _ = last.communicate(timeout=180)
+    assert last.returncode == 0, printed
+    assert "going on after 3 finished trials" in printed
+    assert "Traceback" not in printed
+    assert outcome(sweep) == unbroken
+    assert len({str(sorted(record.config.items())) for record in records(sweep).values()}) == 4
+    assert set(tracked(sweep)) == {"parent", "0", "1", "2", "3"}
+    assert statuses(sweep) == ["FINISHED"] * 5
+
+
+@pytest.mark.slow
+def test_an_mlflow_server_that_is_down_for_a_minute_costs_a_sweep_nothing(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    changes = {"train.steps": 60, "budget.trials": 1000, "evaluate.confirmation": None}
+    path = write_sweep(LONG_TRIALS | changes)
+    sweep = sweep_file.load(path)
+    port = mlflow_server.free_port()
+
+    def times() -> list[float]:
+        """When each evaluation point was reached."""
+        return sorted(point.time for number, r in records(sweep).items() if number for point in r.points)
+
+    def wait(reached: Callable[[], bool]) -> None:
+        while not reached():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.2)
+
+    with mlflow_server.running(tmp_path / "server", port) as uri:
+        process = start(path, MLFLOW_TRACKING_URI=uri)
+        try:
+            wait(lambda: "2" in tracked(sweep, uri))
+        except BaseException:
+            process.kill()
+            raise
+    down = time.time()
+    time.sleep(60)
+    up = time.time()
+    with mlflow_server.running(tmp_path / "server", port) as uri:
+        try:
+            wait(lambda: len([when for when in times() if when > up]) > 5)
+            process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate(timeout=200)
+        finally:
+            process.kill()
+        assert process.returncode == 130, printed
+        assert "is behind" not in printed
+        runs, found = tracked(sweep, uri), records(sweep)
+        assert set(runs) == {"parent", *map(str, found)}
+        assert runs["parent"].info.status == "KILLED"  # as it was stopped
+        client = mlflow.MlflowClient(uri)
+        for number, record in found.items():
+            run = runs[str(number)]
+            assert run.info.status == {"complete": "FINISHED", "running": "KILLED"}[record.state]
+            assert {key: run.data.params[key] for key in record.config} == {k: str(v) for k, v in record.config.items()}
+            for key in record.metrics:
+                told = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+                assert told == [(point.step, point.metrics[key]) for point in record.points if key in point.metrics]
+    between = list(itertools.pairwise(times()))
+    during = [b - a for a, b in between if down < a and b < up]
+    others = [b - a for a, b in between if b < down or up < a]
+    assert len(during) >= 10
+    assert statistics.median(during) < 1.5 * statistics.median(others)
 
 
 @pytest.mark.slow

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from adiabatic_ray import cli, errors
 from adiabatic_ray.report.ledger import Ledger
 from adiabatic_ray.sweep import jobs
+from tests import mlflow_server
 
 RAY = str(Path(sys.executable).with_name("ray"))  # which need not be on the path
 PLANTED = "planted-secret-2f6c1d"  # must be found nowhere but where it was planted
@@ -27,11 +30,13 @@ PLANTED = "planted-secret-2f6c1d"  # must be found nowhere but where it was plan
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head of our own, which keeps the sweeps of its jobs under `storage`."""
+    """A Ray head of our own, which keeps the sweeps of its jobs under `storage`, and an MLflow server that keeps all
+    in `mlflow`."""
 
     address: str
     storage: Path
     session: Path
+    mlflow: Path
 
     def ledger(self, name: str) -> Ledger:
         return Ledger(self.storage / name)
@@ -39,23 +44,26 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    storage = tmp_path_factory.mktemp("storage")
+    storage, mlflow = tmp_path_factory.mktemp("storage"), tmp_path_factory.mktemp("mlflow")
     session = Path(tempfile.mkdtemp(prefix="ray"))  # the paths of sockets must be short
-    port = free_port()
+    port, mlflow_port = mlflow_server.free_port(), mlflow_server.free_port()
     environment = os.environ | {
         "ADIABATIC_STORAGE": str(storage),
         "ADIABATIC_POCKET": str(pocket),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HF_TOKEN": PLANTED,
+        "MLFLOW_TRACKING_USERNAME": "somebody",
         "MLFLOW_TRACKING_PASSWORD": PLANTED,
+        "MLFLOW_TRACKING_URI": f"http://somebody:{PLANTED}@127.0.0.1:{mlflow_port}",
     }
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={session}"]
-    command += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--dashboard-port={port}"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={mlflow_server.free_port()}", f"--dashboard-port={port}"]
     command += ["--dashboard-agent-listen-port=0"]  # Ray's own choice is taken if another Ray runs, as between tests
     with (session / "start.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        yield Head(wait_for_jobs(f"http://127.0.0.1:{port}", session / "start.log"), storage, session)
+        with mlflow_server.running(mlflow, mlflow_port):
+            yield Head(wait_for_jobs(f"http://127.0.0.1:{port}", session / "start.log"), storage, session, mlflow)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -67,12 +75,6 @@ def working_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test's own folder, from which it submits."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_jobs(address: str, log: Path) -> str:
@@ -93,10 +95,40 @@ def finished(head: Head, name: str) -> set[int]:
     return {record.number for record in head.ledger(name).finished() if record.number}
 
 
+@pytest.fixture
+def arguments() -> Iterator[set[str]]:
+    """The arguments of every process of this machine that was seen while the test ran."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.3):
+            for process in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    seen.add(" ".join(process.cmdline()))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    yield seen
+    over.set()
+    looking.join()
+
+
+def holding(text: str, *folders: Path) -> set[str]:
+    """The names of all files under folders that hold a text, in an archive too."""
+    found = subprocess.run(["grep", "-rlF", text, *map(str, folders)], capture_output=True, text=True)
+    names = {Path(line).name for line in found.stdout.splitlines()}
+    for path in (path for folder in folders for path in folder.rglob("*.zip")):
+        with zipfile.ZipFile(path) as archive:
+            names |= {f"{path.name}/{name}" for name in archive.namelist() if text.encode() in archive.read(name)}
+    return names
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_is_submitted_stopped_and_resumed(
     head: Head,
+    arguments: set[str],
     write_sweep: Callable[..., Path],
     working_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -145,10 +177,18 @@ def test_a_sweep_is_submitted_stopped_and_resumed(
     ]
     assert cli.main(["status", "smal", *at]) == 1
     assert "runs, or ran, a sweep `smal`; it knows `small`" in capfd.readouterr().err
-    planted = subprocess.run(
-        ["grep", "-rlF", PLANTED, str(head.storage), str(head.session)], capture_output=True, text=True
-    )
-    assert planted.stdout == ""
+
+    # Secrets: nowhere in what was kept, said or shown, where other words of the sweep are found.
+    kept = head.storage, head.mlflow, head.session
+    places = {"sweep.json", "report.html", "server.db", "small.yaml", "job-driver-small-2.log"}
+    assert places <= holding("questions", *kept)
+    assert {"job-driver-small-2.log"} <= holding("MLflow: http://somebody:***@127.0.0.1:", *kept)
+    assert holding(PLANTED, *kept) == set()
+    assert any("-m adiabatic_ray sweep small.yaml" in line for line in arguments)
+    assert not any(PLANTED in line for line in arguments)
+    shown = str(jobs.Cluster(head.address).jobs("small"))
+    assert "RAY_JOB_STOP_SIGNAL" in shown
+    assert PLANTED not in shown
 
 
 @pytest.mark.slow
@@ -157,7 +197,15 @@ def test_a_sweep_is_submitted_stopped_and_resumed(
 def test_rays_own_command_and_two_sweeps_at_once(head: Head, write_sweep: Callable[..., Path]) -> None:
     names = ["one", "two"]
     for name in names:
-        write_sweep({"name": name, "storage": None, "budget.trials": 2, "resources.concurrent_trials": 1})
+        write_sweep(
+            {
+                "name": name,
+                "storage": None,
+                "budget.trials": 2,
+                "resources.concurrent_trials": 1,
+                "mlflow": {"uri": f"sqlite:///{head.storage}/mlflow.db"},
+            }
+        )
     found: dict[str, subprocess.CompletedProcess[str]] = {}
 
     def submit(name: str) -> None:
@@ -195,7 +243,7 @@ def test_results_that_would_be_lost_with_the_job_are_refused(
 
 
 def test_an_address_where_no_job_server_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["logs", "small", "--address", f"127.0.0.1:{free_port()}"]) == 1
+    assert cli.main(["logs", "small", "--address", f"127.0.0.1:{mlflow_server.free_port()}"]) == 1
     assert "no job server answers at 127.0.0.1" in capsys.readouterr().err
     assert cli.main(["logs", "small", "--address", "ray://127.0.0.1:10001"]) == 1
     assert "Expected http://HOST:8265" in capsys.readouterr().err
@@ -216,6 +264,12 @@ def test_secrets_and_unset_variables_are_not_sent(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(errors.ConfigError, match=f"{name} looks like a secret") as caught:
             jobs.environment([name])
         assert PLANTED not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:{PLANTED}@mlflow:5000")
+    with pytest.raises(errors.ConfigError, match=r"MLFLOW_TRACKING_URI holds a password") as caught:
+        jobs.environment(["MLFLOW_TRACKING_URI"])
+    assert PLANTED not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert jobs.environment(["MLFLOW_TRACKING_URI"])["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     with pytest.raises(errors.ConfigError, match=r"is not set. Set it: export NOWHERE=..."):
         jobs.environment(["NOWHERE"])
 

@@ -69,6 +69,13 @@ def displacement(folder: Path, number: int) -> dict[str, torch.Tensor]:
     return dict(found.tensors)
 
 
+def listening() -> set[str]:
+    """The addresses that this process and those that it started listen on."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [connection for process in processes for connection in process.net_connections(kind="inet")]
+    return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
+
+
 def test_two_processes_do_what_one_does_and_two_teams_do_not_collide(
     sweep: config.Sweep, shared: Materials, encoder: Any, team: Callable[[str], Team], tmp_path: Path
 ) -> None:
@@ -76,6 +83,7 @@ def test_two_processes_do_what_one_does_and_two_teams_do_not_collide(
     for loss in LOSSES:
         start(teams[loss], tmp_path / loss, 1, loss=loss)
     of_two = {loss: [one.step()] for loss, one in teams.items()}  # both are under way
+    assert listening() <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     for loss in LOSSES:
         of_two[loss].append(teams[loss].step())
         alone = Attempt(encoder, sweep, shared, str(tmp_path / "alone"))
