@@ -10,7 +10,8 @@ import pytest
 
 from adiabatic_ray.report import tracking
 from adiabatic_ray.report.ledger import Ledger, Point, Record
-from tests.report.test_tracking import SETTINGS, free_port, runs, server
+from tests import mlflow_server
+from tests.report.test_tracking import SETTINGS, runs
 
 PATIENCE = 60_000  # milliseconds: MLflow's page is large and the machine may be busy
 
@@ -25,7 +26,7 @@ def test_the_compare_page_and_the_parents_link(browser: Any, tmp_path: Path) -> 
         ledger.put(Record(number, chosen, "complete", "", 100.0, 110.0, (Point(8, 109.0, metrics),), "neutral/de/en"))
     page = ledger.folder / "report.html"
     page.write_text("<h1>the report</h1>")
-    with server(tmp_path, free_port()) as uri:
+    with mlflow_server.running(tmp_path / "server", mlflow_server.free_port()) as uri:
         mirror = tracking.Mirror(ledger, uri, "tests")
         mirror.sync(ending=True)
         mirror.log_artifacts([page])
