@@ -13,7 +13,7 @@ from adiabatic_ray.sweep.resources import Plan
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-ALL = Plan(cpus=1, gpus=0, concurrent=2, workers=1, filling_cpus=2)
+ALL = Plan(cpus=1, gpus=0, concurrent=2, workers=1, fitting=2, filling_cpus=2)
 SAID = "waiting for a node with 2 CPU free; the cluster has 1 node with 2 CPU\n"
 
 
