@@ -273,27 +273,38 @@ def test_a_process_that_dies_each_time_is_a_crashed_trial(write_sweep: Callable[
     assert statuses(sweep) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
 
 
-def test_a_process_that_cannot_load_the_encoder_says_why(
+@pytest.mark.parametrize("retries", [0, 20])
+def test_a_process_that_cannot_load_the_encoder_is_tried_again_and_says_why(
+    retries: int,
     write_sweep: Callable[..., Path],
     pocket: Path,
     tmp_path: Path,
     ray_cluster: None,  # noqa: ARG001
 ) -> None:
-    encoder = tmp_path / "encoder"
-    shutil.copytree(pocket / "encoder", encoder)
-    sweep = sweep_file.load(
-        write_sweep({"model.name": str(encoder), "resources.retries": 1, "budget.failed_trials": 0})
-    )
+    import ray
 
-    def take_away() -> None:
+    encoder, elsewhere = tmp_path / "encoder", tmp_path / "elsewhere"
+    shutil.copytree(pocket / "encoder", encoder)
+    changes = {"model.name": str(encoder), "budget.trials": 1, "budget.failed_trials": 0, "budget.stop_harmful": False}
+    sweep = sweep_file.load(write_sweep(changes | {"resources.retries": retries}))
+    before = len(ray._private.state.actors(actor_state_name="DEAD"))
+
+    def take_away_for_a_time() -> None:
         while 0 not in records(sweep):
             time.sleep(0.05)
-        encoder.rename(tmp_path / "elsewhere")
+        encoder.rename(elsewhere)
+        while len(ray._private.state.actors(actor_state_name="DEAD")) == before:
+            time.sleep(0.1)
+        elsewhere.rename(encoder)
 
-    taking = threading.Thread(target=take_away)
+    taking = threading.Thread(target=take_away_for_a_time)
     taking.start()
-    with pytest.raises(errors.SweepError, match=r"1 trials crashed.*; the last one: ModelError: .*encoder"):
+    if retries:
         driver.run(sweep, Console())
+        assert records(sweep)[1].state == "complete"
+    else:
+        with pytest.raises(errors.SweepError, match=r"1 trials crashed.*; the last one: ModelError: .*encoder"):
+            driver.run(sweep, Console())
     taking.join()
 
 
