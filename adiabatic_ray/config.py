@@ -37,6 +37,10 @@ def _require(holds: bool, key: str, problem: str) -> None:
         raise InvalidValue(key, problem)
 
 
+def _holds_password(address: str) -> bool:
+    return re.search(r"//[^/@]*:[^/@]*@", address) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sides:
     """One value for queries and one for passages; `None` leaves it to the model."""
@@ -306,7 +310,7 @@ class Mlflow:
             f"must be a tracking server or a database (http://..., sqlite:///...), but got {self.uri!r}",
         )
         _require(
-            self.uri is None or re.search(r"//[^/@]*:[^/@]*@", self.uri) is None,
+            self.uri is None or not _holds_password(self.uri),
             "uri",
             "holds a password, and a sweep's settings are stored and tracked; leave it out, and set "
             "MLFLOW_TRACKING_URI where the sweep runs",
@@ -348,7 +352,7 @@ class Sweep:
             "cannot stand beside `search.space.steps`: both say how long a trial trains",
         )
         _require(
-            re.search(r"//[^/@]*:[^/@]*@", self.storage) is None,
+            not _holds_password(self.storage),
             "storage",
             "holds a password, and a sweep's settings are stored and tracked; leave it out, and set what the storage's "
             "client reads (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) where the sweep runs",

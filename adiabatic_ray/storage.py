@@ -153,9 +153,9 @@ def building(target: Path, last: str = "") -> Iterator[Path]:
         if target.exists():
             target.rename(old)  # what was there is deleted only when the new one is there
         partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def drop(path: Path) -> None:

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from adiabatic_ray import config, sweep_file
 from adiabatic_ray.pocket import folder
+from tests import mlflow_server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _name in ("ADIABATIC_STORAGE", "MLFLOW_TRACKING_URI"):  # of whoever runs the tests
@@ -152,10 +152,7 @@ def s3_server() -> Iterator[Any]:
     """A server that speaks S3's protocol, on one port for the session: file systems are kept, and know it only."""
     from moto.server import ThreadedMotoServer
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=mlflow_server.free_port(), verbose=False)
     server.start()
     yield server
     server.stop()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from adiabatic_ray import storage
 FORMAT = 1
 EMBEDDINGS, DESCRIPTION = "embeddings.npy", "meta.json"
 TEXTS_PER_CHUNK = 8192  # bounds the memory that filling takes
-
-Embed = Callable[[Sequence[str]], Iterable[Tensor]]  # texts -> their embeddings in order, some rows at a time
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,11 @@ def find(root: Path, fingerprint: str, texts: Sequence[str], dimension: int) -> 
 
 
 def fill(
-    root: Path, fingerprint: str, texts: Sequence[str], embed: Embed, dimension: int
+    root: Path, fingerprint: str, texts: Sequence[str], blocks: Iterable[Tensor], dimension: int
 ) -> Generator[Progress, None, Table]:
     """Find or compute the table of some texts, yielding progress; the table is the generator's return value.
 
+    `blocks` are their embeddings in order, some rows at a time; they are asked for only where there is no table.
     Waits while another process fills the same table. A table that is truncated, corrupt or of another make is rebuilt.
     """
     key = _key(fingerprint, texts)
@@ -79,7 +78,7 @@ def fill(
         yield Progress(0, len(texts), fault and f"the cached table {folder.name} {fault}; rebuilding")
         storage.forget(folder)
         with storage.building(folder, DESCRIPTION) as partial:
-            yield from _write(partial / EMBEDDINGS, table, embed(texts))
+            yield from _write(partial / EMBEDDINGS, table, blocks)
             meta = _meta(key, table) | {"sha256": _digest(partial / EMBEDDINGS)}
             storage.write(partial / DESCRIPTION, json.dumps(meta, indent=2))
     return table

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from adiabatic_ray import config, errors, sweep_file
-from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Ledger, Record, best, contenders
+from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Ledger, Record, best, contenders, exists
 from adiabatic_ray.sweep import driver, materials, nodes, resources, session, waiting
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
@@ -52,7 +52,7 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
             ),
         )
         folder = ledger.folder / "confirmation"
-        repeats = Ledger(folder) if folder.exists() else Ledger.create(folder, config.resolved(again))
+        repeats = Ledger(folder) if exists(folder) else Ledger.create(folder, config.resolved(again))
         data = materials.read(sweep)
         sweep, again = materials.for_all_nodes(sweep), materials.for_all_nodes(again)
         with session.connected() as own:

@@ -94,7 +94,7 @@ class Filler:
                 self.root,
                 self._fingerprints[one.side],
                 one.texts,
-                lambda _, position=position: _own(stream, position),  # type: ignore[misc]
+                _own(stream, position),
                 self.encoder.dimension,
             )
             while tables[i] is None:

@@ -29,7 +29,7 @@ def fill(
     root: Path, texts: Sequence[str] = TEXTS, fingerprint: str = "model", encode: Callable[..., torch.Tensor] = embed
 ) -> tuple[cache.Table, list[cache.Progress]]:
     """The table, and the progress that was made; none where the cache had it."""
-    filling = cache.fill(root, fingerprint, texts, lambda own: map(encode, cache.chunks(own)), 2)
+    filling = cache.fill(root, fingerprint, texts, map(encode, cache.chunks(texts)), 2)
     seen: list[cache.Progress] = []
     while True:
         try:
@@ -134,7 +134,7 @@ def test_foreign_table_under_our_name_is_rebuilt(tmp_path: Path) -> None:
 
 
 def test_interrupted_fill_leaves_nothing_to_find(tmp_path: Path) -> None:
-    filling = cache.fill(tmp_path, "model", TEXTS, lambda own: [embed(own)], 2)
+    filling = cache.fill(tmp_path, "model", TEXTS, [embed(TEXTS)], 2)
     assert next(filling).done == 0
     filling.close()
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from adiabatic_ray.model import checkpoint
 from adiabatic_ray.model.checkpoint import Checkpoint
+from tests.trap import Pickled
 
 STATE = Checkpoint({"delta/a.b": torch.arange(3.0), "exp_avg/a.b": torch.ones(3)}, {"step": 4, "scaler": None})
 
@@ -32,16 +31,6 @@ def test_absent_and_damaged_are_none(tmp_path: Path) -> None:
     for damaged in (b"", whole[:20], whole[:-4]):
         path.write_bytes(damaged)
         assert checkpoint.load(path) is None
-
-
-class Pickled:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.mark),)
 
 
 def test_a_pickled_one_is_not_unpickled(tmp_path: Path) -> None:

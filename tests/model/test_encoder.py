@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.model import encoder as encoders
+from tests.trap import Pickled
 
 TEXTS = [
     "a",
@@ -130,16 +130,6 @@ def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
 
 
 # ---- a folder that would have its own code run ----
-
-
-class Pickled:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.mark),)
 
 
 def pickled_weights(folder: Path, mark: Path) -> None:
