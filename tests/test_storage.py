@@ -156,6 +156,7 @@ def test_a_disk_that_is_away_for_a_while_is_waited_for(tmp_path: Path, capsys: p
     assert "the storage does not answer (OSError: [Errno 5] Input/output error); trying" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_storage_that_stays_away_is_an_error(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PATIENCE", 0.5)
     with pytest.raises(errors.StorageError, match=r"did not answer for 0 s .*run the same command again"):

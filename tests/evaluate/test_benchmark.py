@@ -25,7 +25,7 @@ def embed(texts: Sequence[str], shift: float = 0.0) -> torch.Tensor:
 
 def part(root: Path, data: sets.DataSet) -> Part:
     def table(texts: Sequence[str]) -> cache.Table:
-        filling = cache.fill(root, "model", texts, embed, 2)
+        filling = cache.fill(root, "model", texts, [embed(texts)], 2)
         while True:
             try:
                 next(filling)

@@ -96,10 +96,12 @@ def api_server(tmp_path: Path) -> Iterator[Callable[[Manifest], dict[str, str]]]
         server.server_close()
 
 
+@pytest.mark.slow
 def test_a_head_reads_its_own_cluster(api_server: Callable[[Manifest], dict[str, str]]) -> None:
     assert "and may grow by 8 nodes with 4 CPU and 1 GPU" in seen(api_server(ray_object("gpu/cluster")))
 
 
+@pytest.mark.slow
 def test_a_cluster_that_cannot_be_read_does_not_grow() -> None:
     found = seen({"RAY_CLUSTER_NAME": "any", "RAY_CLUSTER_NAMESPACE": "any"})
     assert found.startswith("the cluster has 1 node with ")

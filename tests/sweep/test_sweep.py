@@ -120,6 +120,7 @@ def test_the_same_seed_gives_the_same_trials(load_sweep: Load) -> None:
     assert len({json.dumps(config_) for config_, *_ in results[0].values()}) == 4
 
 
+@pytest.mark.slow
 def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> None:
     """A rate without bounds, settings that do not go together, harm beyond doubt, and a sound trial."""
     sweep = load_sweep(
@@ -159,6 +160,7 @@ def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> 
         assert runs[str(number)].data.metrics["constraint"] == pytest.approx(record.constraint)
 
 
+@pytest.mark.slow
 def test_harmful_trials_stop_early(load_sweep: Load) -> None:
     sweep = load_sweep(
         {

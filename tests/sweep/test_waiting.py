@@ -33,6 +33,7 @@ def test_nothing_is_said_where_there_is_room(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_wait_is_said_once_and_ends_when_there_is_room(
     capsys: pytest.CaptureFixture[str], release: Callable[[], None]
 ) -> None:
@@ -41,6 +42,7 @@ def test_a_wait_is_said_once_and_ends_when_there_is_room(
     assert capsys.readouterr().out == SAID
 
 
+@pytest.mark.slow
 def test_a_wait_is_ended_by_the_user(capsys: pytest.CaptureFixture[str], release: Callable[[], None]) -> None:
     import ray
 
