@@ -113,6 +113,7 @@ class _Waiting(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, wait: Wait) -> None:
         self.wait = wait
+        self.others = waiting.actors()  # Ray Data leaves some behind; those that come after are trials'
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Tune pickles its callbacks, so as to restore them, as it does the books."""
@@ -120,10 +121,14 @@ class _Waiting(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
         states = {trial.status for trial in trials}
-        if Trial.PENDING not in states or Trial.RUNNING in states or (self.wait.long and waiting.process_starts()):
+        if Trial.PENDING not in states or Trial.RUNNING in states or (self.wait.long and self.trial_starts()):
             self.wait.over()
         else:
             self.wait.goes_on()
+
+    def trial_starts(self) -> bool:
+        """Whether a trial has its place, and its actor loads the encoder, which takes a while."""
+        return bool(waiting.actors() - self.others)
 
 
 class _Silent(tune.ProgressReporter):  # type: ignore[misc]

@@ -65,7 +65,8 @@ def for_place(layout: Plan, console: Console, interrupted: threading.Event) -> N
         console.clear()
 
 
-def process_starts() -> bool:
-    """Whether a process of the sweep has its place, and is about to run a trial: loading the encoder takes a while."""
+def actors() -> set[str]:
+    """The sweep's actors that have their place, whether they are at work or still load what they need."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    return any(ray._private.state.actors(job_id=job, actor_state_name=state) for state in ("PENDING_CREATION", "ALIVE"))
+    placed = (ray._private.state.actors(job_id=job, actor_state_name=state) for state in ("PENDING_CREATION", "ALIVE"))
+    return {actor for found in placed for actor in found}
