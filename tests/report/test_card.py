@@ -133,7 +133,7 @@ def test_warnings_are_loud(ledger: Ledger) -> None:
 
 
 def test_what_comes_from_outside_breaks_nothing(ledger: Ledger, tmp_path: Path) -> None:
-    hostile = 'a|b\n---\n# not a heading: "x" `y` <script>alert(1)</script> {{ 7 * 7 }}'
+    hostile = 'a|b\n---\n# not a heading: "x" `y` <script>alert(1)</script> {{ "x" * 7 }}'
     settings = copy.deepcopy(SETTINGS)
     settings["model"] |= {"name": hostile, "revision": hostile, "prompts": {"query": hostile, "passage": "p|q\n"}}
     settings["train"]["data"] = {"path": hostile, "split": hostile}
@@ -144,8 +144,8 @@ def test_what_comes_from_outside_breaks_nothing(ledger: Ledger, tmp_path: Path) 
     assert front.get("base_model", hostile) == hostile
     assert not any(line.startswith("# not") for line in body.splitlines())
     assert body.count("\n---\n") == 0
-    assert "{{ 7 * 7 }}" in body
-    assert "49" not in body
+    assert '{{ "x" * 7 }}' in body
+    assert "xxxxxxx" not in body
     for line in body.splitlines():
         if line.startswith("| `freeze`"):
             assert line.replace("\\|", "").count("|") == 3

@@ -18,8 +18,9 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+from sentence_transformers import SentenceTransformer
 
-from adiabatic_ray import config, errors, sweep_file
+from adiabatic_ray import config, errors, storage, sweep_file
 from adiabatic_ray.report import tracking
 from adiabatic_ray.report.ledger import Ledger, Record
 from adiabatic_ray.sweep import driver, session
@@ -48,8 +49,8 @@ def start(path: Path, **variables: str) -> subprocess.Popen[str]:
 
 
 def records(sweep: config.Sweep) -> dict[int, Record]:
-    folder = Path(sweep.storage) / sweep.name
-    return Ledger(folder).records if (folder / "sweep.json").exists() else {}
+    folder = storage.folder(sweep.storage) / sweep.name
+    return Ledger(folder).records if storage.exists(folder / "sweep.json") else {}
 
 
 def wait_for(sweep: config.Sweep, number: int, points: int) -> None:
@@ -233,6 +234,56 @@ def test_an_mlflow_server_that_is_down_for_a_minute_costs_a_sweep_nothing(
     others = [b - a for a, b in between if b < down or up < a]
     assert len(during) >= 10
     assert statistics.median(during) < 1.5 * statistics.median(others)
+
+
+@pytest.mark.slow
+def test_a_sweep_in_an_object_store_goes_on_on_a_machine_with_an_empty_disk(
+    write_sweep: Callable[..., Path],
+    unbroken: dict[int, Any],
+    s3: Any,  # noqa: ARG001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_sweep(LONG_TRIALS | {"storage": "s3://bucket/runs"})
+    sweep = sweep_file.load(path)
+    folder = storage.folder(sweep.storage) / sweep.name
+    with mlflow_server.running(tmp_path / "server", mlflow_server.free_port()) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first machine"))
+        first = start(path)
+        wait_for(sweep, number=2, points=1)
+        first.send_signal(signal.SIGINT)
+        printed, _ = first.communicate(timeout=90)
+        assert first.returncode == 130, printed
+        cut_off = records(sweep)
+        assert [r.state for _, r in sorted(cut_off.items())] == ["complete", "complete", "running"]
+
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second machine"))
+        second = start(path)
+        printed, _ = second.communicate(timeout=240)
+        assert second.returncode == 0, printed
+        assert "going on after 1 finished trials" in printed
+        assert outcome(sweep) == unbroken
+        assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
+        runs = tracked(sweep, uri)
+        assert set(runs) == {"parent", "0", "1", "2", "3"}
+        assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+        for words in (["leaderboard", path], ["report", path], ["export", path, tmp_path / "exported"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "adiabatic_ray", *map(str, words)], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.glob("s3:*")), "something took the URL for a folder"
+    page = storage.read(folder / "report.html")
+    assert page is not None
+    assert b"Adiabatic regime" in page
+    with storage.local(folder / "best" / "query_encoder") as kept:
+        texts = ["who planted the tree?"]
+        here, there = (
+            SentenceTransformer(str(model), device="cpu") for model in (tmp_path / "exported" / "query_encoder", kept)
+        )
+        assert (here.encode_query(texts) == there.encode_query(texts)).all()
 
 
 @pytest.mark.slow

@@ -59,7 +59,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(
+    "changes", [pytest.param(v, id=k, marks=[pytest.mark.slow] if v else []) for k, v in VARIANTS.items()]
+)
 def test_stopped_and_resumed_equals_unbroken(run: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
     unbroken = end(run(**changes))
     for stop_after in (1, 2):
