@@ -12,6 +12,7 @@ trials/0007/displacement.safetensors  when it is done and among the best
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 import uuid
@@ -101,7 +102,7 @@ class Record:
         """The whole displacement, at scale 1, whether feasible or not."""
         return Candidate(1.0, self.metrics, self.worst)
 
-    @property
+    @functools.cached_property
     def candidate(self) -> Candidate | None:
         """The largest feasible part of the displacement; the whole of it where the trial is feasible."""
         if self.state != "complete":
@@ -155,7 +156,7 @@ def contenders(records: Iterable[Record]) -> list[Record]:
 
     The untouched encoder is not among them: it is what the others are measured against.
     """
-    return [record for record in ranked(records) if record.candidate and record.number != UNTOUCHED]
+    return ranked(record for record in records if record.candidate and record.number != UNTOUCHED)
 
 
 def exists(folder: Path) -> bool:

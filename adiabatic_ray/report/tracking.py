@@ -32,7 +32,7 @@ from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best
 SECONDS_BETWEEN_SYNCS = 2.0
 SECONDS_AFTER_FAILURE = 15.0
 FINAL_SECONDS = 90.0  # how long an ending sweep waits for a delivery that is under way
-METRICS_PER_BATCH = 1000  # MLflow's limit
+METRICS_PER_BATCH = 800  # MLflow takes 1000 of all kinds
 
 _ENDINGS = {"complete": "FINISHED", "stopped": "KILLED", "running": "KILLED"}
 
@@ -102,11 +102,8 @@ class Mirror:
 
     def log_summary(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Put the best trial's numbers and what it is on the parent run."""
-        now = _milliseconds(time.time())
         self._client.log_batch(
-            self._parent,
-            metrics=[Metric(key, value, now, 0) for key, value in metrics.items() if math.isfinite(value)],
-            tags=[RunTag(key, value) for key, value in tags.items()],
+            self._parent, _metrics(metrics, time.time(), 0), tags=[RunTag(key, value) for key, value in tags.items()]
         )
 
     def log_model(self, folder: Path, winner: Record) -> None:
@@ -263,43 +260,41 @@ class Mirror:
     # ---- trials ----
 
     def _deliver(self, record: Record, ending: bool) -> None:
-        number = record.number
-        if number not in self._runs:
-            self._runs[number] = self._start_trial(record)
-            self._points[number] = 0
+        """All that a trial has to tell, in one request where its run is there and goes on."""
+        number, ended = record.number, record.state != "running" or ending
+        started = number not in self._runs
+        if started:
+            self._runs[number], self._points[number] = self._start_trial(record), 0
         run_id = self._runs[number]
-        if number not in self._described:
-            self._describe_trial(run_id, record)
-            self._described.add(number)
-        for position, point in enumerate(record.points):
-            if position >= self._points[number]:
-                self._log(run_id, point.metrics, point.time, point.step)
+        metrics: list[Metric] = []
+        for point in record.points[self._points[number] :]:
+            metrics += _metrics(point.metrics, point.time, point.step)
         later = {f"confirmation/{key}": value for key, value in record.confirmation.items()}
         if record.candidate:
             later |= {"candidate/scale": record.candidate.scale}
             later |= {f"candidate/{key}": record.candidate.metrics[key] for key in ("gain", "constraint")}
         if record.repeats:
             later |= dict(zip(("repeats/feasible_share", "repeats/gain_mean"), record.steadiness, strict=True))
-        if later:
-            self._log(run_id, later, record.finished or time.time(), 0)
-        if len(record.points) > self._points[number]:
-            self._points[number] = len(record.points)
-            self._client.set_tag(run_id, "sweep.points", str(len(record.points)))
-        for key, value in (("sweep.state", record.state), ("sweep.reason", record.reason), ("worst", record.worst)):
-            if value:
-                self._client.set_tag(run_id, key, value)
-        if record.state == "running" and not ending:
-            if number in self._sent:
-                return
-            self._client.update_run(run_id, status="RUNNING")
-        else:
-            if record.failed and record.constraint is not None:
-                last = record.points[-1].step + 1 if record.points else 0
-                verdict = {"constraint": record.constraint, "feasible": 0.0}
-                self._log(run_id, verdict, record.finished or time.time(), last)
-            ended = _milliseconds(record.finished) if record.finished else None
-            self._client.set_terminated(run_id, _ENDINGS.get(record.state, "FAILED"), ended)
+        when = record.finished or time.time()
+        metrics += _metrics(later, when, 0)
+        if ended and record.failed and record.constraint is not None:
+            last = record.points[-1].step + 1 if record.points else 0
+            metrics += _metrics({"constraint": record.constraint, "feasible": 0.0}, when, last)
+        told = {"sweep.state": record.state, "sweep.reason": record.reason, "worst": record.worst}
+        tags = [RunTag(key, value) for key, value in told.items() if value]
+        tags.append(RunTag("sweep.points", str(len(record.points))))  # tags go last: what they count is there
+        while len(metrics) > METRICS_PER_BATCH:
+            self._client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH])
+            metrics = metrics[METRICS_PER_BATCH:]
+        self._client.log_batch(run_id, metrics, [] if number in self._described else self._params(record), tags)
+        self._described.add(number)
+        self._points[number] = len(record.points)
+        if ended:
+            finished = _milliseconds(record.finished) if record.finished else None
+            self._client.set_terminated(run_id, _ENDINGS.get(record.state, "FAILED"), finished)
             self._log_best_so_far(record)
+        elif not started and number not in self._sent:
+            self._client.update_run(run_id, status="RUNNING")  # a run that an earlier process of this sweep closed
 
     def _start_trial(self, record: Record) -> str:
         name = "untouched" if record.number == UNTOUCHED else f"trial {record.number}"
@@ -317,17 +312,12 @@ class Mirror:
         )
         return str(run.info.run_id)
 
-    def _describe_trial(self, run_id: str, record: Record) -> None:
+    def _params(self, record: Record) -> list[Param]:
         train = {k: v for k, v in self.ledger.settings["train"].items() if k != "data" and v is not None}
         params = {} if record.number == UNTOUCHED else {**train, **record.config}
         if "learning_rate" in params:  # the axes of MLflow's charts show five decimals, which is 0.00000 here
             params["log10_learning_rate"] = f"{math.log10(params['learning_rate']):.3f}"
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-
-    def _log(self, run_id: str, metrics: Mapping[str, float], when: float, step: int) -> None:
-        finite = [Metric(k, v, _milliseconds(when), step) for k, v in metrics.items() if math.isfinite(v)]
-        for start in range(0, len(finite), METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=finite[start : start + METRICS_PER_BATCH])
+        return [Param(key, str(value)) for key, value in params.items()]
 
     def _log_best_so_far(self, record: Record) -> None:
         if record.number == UNTOUCHED or record.finished is None:
@@ -379,6 +369,11 @@ class Tracker:
             self.trouble = ""
         except Exception as error:  # noqa: BLE001 - MLflow's stores raise errors of every library they are built on
             self.trouble = without_password(errors.summary(error))
+
+
+def _metrics(metrics: Mapping[str, float], when: float, step: int) -> list[Metric]:
+    """Those that are numbers, which is what MLflow's stores take."""
+    return [Metric(key, value, _milliseconds(when), step) for key, value in metrics.items() if math.isfinite(value)]
 
 
 def _milliseconds(seconds: float) -> int:

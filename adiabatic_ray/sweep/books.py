@@ -123,7 +123,7 @@ class Books:
         # Where none is feasible, the least infeasible one may be exported all the same.
         kept = contenders(tuned)[: self.budget.confirm] or [r for r in ranked(tuned) if r.state == "complete"][:1]
         for record in self.ledger.finished():
-            if record not in kept and not record.confirmed and record.number not in self._dropped:
+            if record.number not in self._dropped and not record.confirmed and record not in kept:
                 self._dropped.add(record.number)
                 for name in ("displacement.safetensors", "checkpoint.safetensors"):
                     storage.drop(self.ledger.trial_folder(record.number) / name)

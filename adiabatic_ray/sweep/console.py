@@ -71,6 +71,8 @@ class Console:
 
     def sweep_progress(self, records: Mapping[int, Record], trials: int | None) -> None:
         """The line below a running sweep: trials done, the best feasible one, the time."""
+        if not self._rich.is_terminal:  # nobody would see what takes longer the more trials there are
+            return
         tuned = [record for number, record in records.items() if number != UNTOUCHED]
         done = [record for record in tuned if record.state != "running"]
         leader = best(tuned)
