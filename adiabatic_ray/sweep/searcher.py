@@ -26,6 +26,7 @@ from typing import Protocol
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from adiabatic_ray import config
@@ -148,7 +149,7 @@ class ConstrainedSearch:
         if self.settings.sampler == "random" or attempt >= SAMPLER_ATTEMPTS:
             return optuna.samplers.RandomSampler(seed=seed)
         if self.settings.sampler == "tpe":
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup)
+            return _Tpe(self.distributions, seed, self.startup)
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.startup)
 
     def _untried(self, number: int) -> Config | None:
@@ -164,11 +165,26 @@ class ConstrainedSearch:
         return random.Random(f"{self.seed} {number}").choice(list(left))  # noqa: S311 - not cryptography
 
 
+class _Tpe(optuna.samplers.TPESampler):
+    """TPE in a space that is known, and need not be found out from all trials before each proposal."""
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int, startup: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=startup)
+        self._known = {name: distribution for name, distribution in distributions.items() if not distribution.single()}
+
+    def infer_relative_search_space(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: optuna.trial.FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        return self._known
+
+
 def _key(params: Mapping[str, config.Scalar]) -> str:
     return json.dumps(dict(params), sort_keys=True)
 
 
-def _values(distribution: optuna.distributions.BaseDistribution) -> Iterable[config.Scalar]:
+def _values(distribution: BaseDistribution) -> Iterable[config.Scalar]:
     if isinstance(distribution, optuna.distributions.CategoricalDistribution):
         return distribution.choices  # type: ignore[return-value]
     if isinstance(distribution, optuna.distributions.IntDistribution):
