@@ -57,15 +57,16 @@ def assigned(workers: int = 1) -> tuple[int, bool]:
 def on_cluster(model: config.Model, layout: Plan) -> Embed:
     """Embed texts by Ray Data, in as many processes as trials fit onto the cluster, each on what a trial is given.
 
-    The texts go to them, and the embeddings come back, through the object store, some thousand rows at a time: neither
-    this process nor the others hold more, and they need no disk in common.
+    The texts go to them, and the embeddings come back, through the object store, some thousand rows at a time: beside
+    the texts neither this process nor the others hold more, and they need no disk in common.
     """
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=layout.fitting * layout.workers)
     share = {"num_cpus": layout.cpus / layout.workers, "num_gpus": layout.gpus / layout.workers}
 
     def embed(texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
+        # One by one into the object store, where Ray moves to disk what does not fit: no second copy of all is here.
         blocks = [
-            pyarrow.table({"side": [side] * len(chunk), "text": list(chunk)})
+            ray.put(pyarrow.table({"side": [side] * len(chunk), "text": list(chunk)}))
             for side, own in texts
             for chunk in cache.chunks(own)
         ]
@@ -75,7 +76,7 @@ def on_cluster(model: config.Model, layout: Plan) -> Embed:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
-        embedded = ray.data.from_arrow(blocks).map_batches(
+        embedded = ray.data.from_arrow_refs(blocks).map_batches(
             _Embedder, fn_constructor_args=(model,), batch_size=None, batch_format="pandas", compute=pool, **share
         )
         try:
