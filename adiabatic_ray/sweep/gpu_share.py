@@ -38,7 +38,7 @@ def allowance(total: int, share: float) -> int:
     """How many bytes a process may allocate on a share of a GPU of `total` bytes.
 
     Raises:
-        ResourceError: none.
+        ResourceError: it would be none.
     """
     allowed = int(share * total - CONTEXT)
     if allowed <= 0:

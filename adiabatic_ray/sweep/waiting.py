@@ -53,7 +53,7 @@ def for_place(layout: Plan, console: Console, interrupted: threading.Event) -> N
         KeyboardInterrupt: the user stopped the sweep.
     """
     wanted = {**layout.trial, "CPU": layout.filling_cpus}
-    wait = Wait(wanted, console, patience=2)  # no process starts here, so a place is there at once or not
+    wait = Wait(wanted, console, patience=0)  # no process starts here, so a place is there at once or not
     group = placement_group([wanted])
     try:
         while not group.wait(1):

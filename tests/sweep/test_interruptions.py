@@ -241,6 +241,7 @@ def test_a_sweep_in_an_object_store_goes_on_on_a_machine_with_an_empty_disk(
     write_sweep: Callable[..., Path],
     unbroken: dict[int, Any],
     s3: Any,  # noqa: ARG001
+    pocket: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -269,7 +270,8 @@ def test_a_sweep_in_an_object_store_goes_on_on_a_machine_with_an_empty_disk(
         assert set(runs) == {"parent", "0", "1", "2", "3"}
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
-        for words in (["leaderboard", path], ["report", path], ["export", path, tmp_path / "exported"]):
+        exported = tmp_path / "exported"
+        for words in (["leaderboard", path], ["report", path], ["export", path, exported, "--force"]):
             done = subprocess.run(
                 [sys.executable, "-m", "adiabatic_ray", *map(str, words)], capture_output=True, text=True, check=False
             )
@@ -278,12 +280,11 @@ def test_a_sweep_in_an_object_store_goes_on_on_a_machine_with_an_empty_disk(
     page = storage.read(folder / "report.html")
     assert page is not None
     assert b"Adiabatic regime" in page
-    with storage.local(folder / "best" / "query_encoder") as kept:
-        texts = ["who planted the tree?"]
-        here, there = (
-            SentenceTransformer(str(model), device="cpu") for model in (tmp_path / "exported" / "query_encoder", kept)
-        )
-        assert (here.encode_query(texts) == there.encode_query(texts)).all()
+    tuned, base = (
+        SentenceTransformer(str(model), device="cpu").encode_query(["who planted the tree?"])
+        for model in (exported / "query_encoder", pocket / "encoder")
+    )
+    assert 0 < abs(tuned - base).max() < 0.5
 
 
 @pytest.mark.slow
