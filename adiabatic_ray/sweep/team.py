@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import os
+import socket
 import threading
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -78,12 +79,22 @@ class Team:
     def _employ(self) -> None:
         # The store is where the processes meet. It has a port of its own, given by the system, so that trials side by
         # side do not collide; and it is on the CPU, so that this process leaves the GPUs alone.
-        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=TOGETHER)
+        # Left to itself it would listen on every address of the machine.
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        self._store = TCPStore(
+            "127.0.0.1",
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=TOGETHER,
+            master_listen_fd=listening.detach(),
+        )
         context = multiprocessing.get_context("spawn")
         for rank in range(self.workers):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_work, args=(theirs, rank, self.workers, self._store.port, *self._arguments), daemon=True
+                target=_work, args=(theirs, rank, self.workers, port, *self._arguments), daemon=True
             )
             process.start()
             theirs.close()

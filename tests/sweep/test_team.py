@@ -29,8 +29,12 @@ MASK = "embeddings+key.bias"
 
 @pytest.fixture
 def sweep(load_sweep: Callable[..., config.Sweep]) -> config.Sweep:
-    """Batches of 7, which two processes cannot share evenly."""
-    return load_sweep({"train.batch_size": 7, "train.learning_rate": 3e-5, "train.gradient_accumulation_steps": 2})
+    """Batches of 7, which two processes cannot share evenly.
+
+    AdamW makes steps of the learning rate's size out of gradients of any size, the rounding errors of those near zero
+    included. So what two sums in another order differ by grows with the rate.
+    """
+    return load_sweep({"train.batch_size": 7, "train.learning_rate": 1e-5, "train.gradient_accumulation_steps": 2})
 
 
 @pytest.fixture
@@ -69,21 +73,24 @@ def displacement(folder: Path, number: int) -> dict[str, torch.Tensor]:
     return dict(found.tensors)
 
 
-def listening() -> set[str]:
-    """The addresses that this process and those that it started listen on."""
+def listening() -> set[tuple[str, int]]:
+    """The addresses and ports that this process and those that it started listen on."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     found = [connection for process in processes for connection in process.net_connections(kind="inet")]
-    return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
+    return {tuple(connection.laddr) for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
 def test_two_processes_do_what_one_does_and_two_teams_do_not_collide(
     sweep: config.Sweep, shared: Materials, encoder: Any, team: Callable[[str], Team], tmp_path: Path
 ) -> None:
+    before = listening()  # a Ray of other tests, for one
     teams = {loss: team(loss) for loss in LOSSES}
     for loss in LOSSES:
         start(teams[loss], tmp_path / loss, 1, loss=loss)
     of_two = {loss: [one.step()] for loss, one in teams.items()}  # both are under way
-    assert listening() <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    addresses = {address for address, _ in listening() - before}
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     for loss in LOSSES:
         of_two[loss].append(teams[loss].step())
         alone = Attempt(encoder, sweep, shared, str(tmp_path / "alone"))
@@ -95,7 +102,7 @@ def test_two_processes_do_what_one_does_and_two_teams_do_not_collide(
             assert two["metrics"]["gain"] == one["metrics"]["gain"]
             assert two["worst"] == one["worst"]
         ours, theirs = displacement(tmp_path / loss, 1), displacement(tmp_path / "alone", LOSSES.index(loss))
-        assert max(float(delta.abs().max()) for delta in theirs.values()) > 1e-4
+        assert max(float(delta.abs().max()) for delta in theirs.values()) > 3e-5
         for name, delta in theirs.items():
             torch.testing.assert_close(ours[name], delta, atol=1e-6, rtol=0)
 
