@@ -282,13 +282,14 @@ class Mirror:
             metrics += _metrics({"constraint": record.constraint, "feasible": 0.0}, when, last)
         told = {"sweep.state": record.state, "sweep.reason": record.reason, "worst": record.worst}
         tags = [RunTag(key, value) for key, value in told.items() if value]
-        tags.append(RunTag("sweep.points", str(len(record.points))))  # tags go last: what they count is there
+        told_of = max(self._points[number], len(record.points))  # a trial that starts over comes to the same points
+        tags.append(RunTag("sweep.points", str(told_of)))  # tags go last: what they count is there
         while len(metrics) > METRICS_PER_BATCH:
             self._client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH])
             metrics = metrics[METRICS_PER_BATCH:]
         self._client.log_batch(run_id, metrics, [] if number in self._described else self._params(record), tags)
         self._described.add(number)
-        self._points[number] = len(record.points)
+        self._points[number] = told_of
         if ended:
             finished = _milliseconds(record.finished) if record.finished else None
             self._client.set_terminated(run_id, _ENDINGS.get(record.state, "FAILED"), finished)

@@ -91,7 +91,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else PASSAGES
     pocket_source("questions/train", 1)
     model = config.Model(name=str(folder.location() / "encoder"))
-    layout = resources.Plan(1.0, 0.0, PROCESSES, 1, PROCESSES, 1.0)
+    layout = resources.Plan(cpus=1, gpus=0, concurrent=PROCESSES, workers=1, fitting=PROCESSES, filling_cpus=1)
     ray.init(address="local", num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with tempfile.TemporaryDirectory() as root:
         for part in (count // 10, count):

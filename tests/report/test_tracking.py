@@ -104,6 +104,15 @@ def test_syncing_again_adds_nothing(ledger: Ledger) -> None:
     assert history(ledger, 1) == [(4, 1.0)]
 
 
+def test_a_trial_that_lost_its_checkpoint_is_not_told_twice(ledger: Ledger) -> None:
+    ours = mirror(ledger)
+    for later, count in enumerate((2, 1, 2, 3)):  # from its start again, to the same numbers at other times
+        again = tuple(dataclasses.replace(point, time=point.time + 10 * later) for point in points(count))
+        ledger.put(dataclasses.replace(ledger.records[1], points=again))
+        ours.sync()
+    assert history(ledger, 1) == [(4, 1.0), (8, 2.0), (12, 3.0)]
+
+
 def test_an_ended_run_of_the_sweep_leaves_nothing_running_and_a_resume_reopens(ledger: Ledger) -> None:
     first = mirror(ledger)
     first.sync(ending=True)

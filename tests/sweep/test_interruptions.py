@@ -65,6 +65,30 @@ def wait_for(sweep: config.Sweep, number: int, points: int) -> None:
     raise AssertionError(f"trial {number} never had {points} points: {records(sweep)}")
 
 
+def cut_off_in_trial_2(path: Path, number: signal.Signals) -> tuple[str, dict[int, Record]]:
+    """Start a sweep and end it by a signal while its second trial runs: what it printed, and the records it left."""
+    sweep = sweep_file.load(path)
+    process = start(path)
+    wait_for(sweep, number=2, points=1)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, printed
+    left = records(sweep)
+    assert [r.state for _, r in sorted(left.items())] == ["complete", "complete", "running"]
+    return printed, left
+
+
+def goes_on_as_if_unbroken(path: Path, cut_off: dict[int, Record], unbroken: dict[int, Any]) -> None:
+    """Start a sweep that was cut off in its second trial again, and see it to its end."""
+    sweep = sweep_file.load(path)
+    process = start(path)
+    printed, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, printed
+    assert "going on after 1 finished trials" in printed
+    assert outcome(sweep) == unbroken
+    assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
+
+
 def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> str:
     """Kill a sweep's own process at a moment, wait until those that it started are gone, and what it printed."""
     deadline = time.monotonic() + 180
@@ -125,23 +149,12 @@ def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
 ) -> None:
     path = write_sweep(LONG_TRIALS)
     sweep = sweep_file.load(path)
-    first = start(path)
-    wait_for(sweep, number=2, points=1)
-    first.send_signal(number)
-    printed, _ = first.communicate(timeout=90)
-    assert first.returncode == 130, printed
+    printed, cut_off = cut_off_in_trial_2(path, number)
     assert "Traceback" not in printed
-    cut_off = records(sweep)
-    assert [r.state for _, r in sorted(cut_off.items())] == ["complete", "complete", "running"]
     assert "stopped; run the same command to go on" in printed
     assert "RUNNING" not in statuses(sweep)
 
-    second = start(path)
-    printed, _ = second.communicate(timeout=180)
-    assert second.returncode == 0, printed
-    assert "going on after 1 finished trials" in printed
-    assert outcome(sweep) == unbroken
-    assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
+    goes_on_as_if_unbroken(path, cut_off, unbroken)
     assert statuses(sweep) == ["FINISHED"] * 5
 
 
@@ -251,21 +264,9 @@ def test_a_sweep_in_an_object_store_goes_on_on_a_machine_with_an_empty_disk(
     with mlflow_server.running(tmp_path / "server", mlflow_server.free_port()) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first machine"))
-        first = start(path)
-        wait_for(sweep, number=2, points=1)
-        first.send_signal(signal.SIGINT)
-        printed, _ = first.communicate(timeout=90)
-        assert first.returncode == 130, printed
-        cut_off = records(sweep)
-        assert [r.state for _, r in sorted(cut_off.items())] == ["complete", "complete", "running"]
-
+        _, cut_off = cut_off_in_trial_2(path, signal.SIGINT)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second machine"))
-        second = start(path)
-        printed, _ = second.communicate(timeout=240)
-        assert second.returncode == 0, printed
-        assert "going on after 1 finished trials" in printed
-        assert outcome(sweep) == unbroken
-        assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
+        goes_on_as_if_unbroken(path, cut_off, unbroken)
         runs = tracked(sweep, uri)
         assert set(runs) == {"parent", "0", "1", "2", "3"}
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
