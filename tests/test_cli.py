@@ -102,6 +102,21 @@ def test_validate_accepts_a_sweep_for_the_hub_and_a_gpu_from_afar(
     assert "data on the hub, read when the sweep starts: sentence-transformers/msmarco-bm25, facebook/xnli" in out
 
 
+def test_a_sweep_on_an_object_store_needs_a_server_for_mlflow(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = str(write_sweep({"storage": "s3://bucket/runs"}))
+    message = "mlflow.uri: s3://bucket/runs can hold no database for MLflow"
+    assert cli.main(["sweep", path]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert cli.main(["validate", path]) == 0
+    assert f"tracking: not from this machine, {message}" in capsys.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert cli.main(["validate", path]) == 0
+    assert "can hold no database" not in capsys.readouterr().out
+
+
 def test_embed_fills_the_cache_once(write_sweep: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_sweep({"evaluate.confirmation": None})
     assert cli.main(["embed", str(path)]) == 0

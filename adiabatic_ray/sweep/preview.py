@@ -15,7 +15,7 @@ from adiabatic_ray.data.sets import DataSet
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, freezing
 from adiabatic_ray.model.encoder import Encoder
-from adiabatic_ray.sweep import materials, nodes, resources, space
+from adiabatic_ray.sweep import materials, nodes, resources, session, space
 from adiabatic_ray.sweep.materials import Data
 from adiabatic_ray.sweep.resources import Plan
 from adiabatic_ray.train import trial
@@ -40,6 +40,10 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
         if "RAY_ADDRESS" in os.environ:
             raise
         yield f"resources: not on this machine, {error} Set RAY_ADDRESS to check against a cluster."
+    try:
+        session.require_lasting(sweep)
+    except errors.ConfigError as error:  # where the sweep will run, the variable may be set
+        yield f"tracking: not from this machine, {error}"
     for key, choices in sweep.search.space.items():
         yield f"  {key}: {_shown(choices)}"
     model = None
