@@ -68,4 +68,5 @@ class Displacement(nn.Module):
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all entries, in float64 from the rows' norms: in one pass, without a float64 copy."""
-    return torch.cat([torch.linalg.vector_norm(tensor, dim=-1).double().flatten() for tensor in tensors]).norm()
+    rows = torch.cat([torch.linalg.vector_norm(tensor, dim=-1).double().flatten() for tensor in tensors])
+    return torch.linalg.vector_norm(rows)
