@@ -60,13 +60,12 @@ class Displacement(nn.Module):
         norm, base = _norm(self.deltas), _norm(self.encoder.parameters[name] for name in self.names)
         largest = torch.stack([torch.stack(torch.aminmax(delta)).abs().max() for delta in self.deltas]).max()
         return {
-            "displacement/norm": float(norm),
-            "displacement/relative": float(norm / base),
+            "displacement/norm": norm,
+            "displacement/relative": norm / base,
             "displacement/max": float(largest),
         }
 
 
-def _norm(tensors: Iterable[Tensor]) -> Tensor:
+def _norm(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of all entries, in float64 from the rows' norms: in one pass, without a float64 copy."""
-    rows = torch.cat([torch.linalg.vector_norm(tensor, dim=-1).double().flatten() for tensor in tensors])
-    return torch.linalg.vector_norm(rows)
+    return float(torch.cat([torch.linalg.vector_norm(tensor, dim=-1).double().flatten() for tensor in tensors]).norm())
