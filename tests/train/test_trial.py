@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +119,21 @@ def test_progress_tells_what_happened(run: Any) -> None:
     assert last["displacement/max"] <= 12 * 1e-4 * 1.01  # AdamW moves an entry by at most about its rate a step
     assert last["displacement/relative"] < 1
     assert {"loss", "time/seconds_per_step", "time/evaluation_seconds"} <= last.keys()
+
+
+def test_the_norms_are_those_of_all_entries_together(run: Any, encoder: Any) -> None:
+    *_, last = run()
+    moved = last.displacement.tensors()
+    assert {delta.dim() for delta in moved.values()} == {1, 2}
+    moves, base = (
+        np.concatenate([tensors[name].detach().numpy().astype(np.float64).ravel() for name in moved])
+        for tensors in (moved, encoder.parameters)
+    )
+    assert last.metrics["displacement/norm"] == pytest.approx(np.linalg.norm(moves), rel=1e-6)
+    assert last.metrics["displacement/relative"] == pytest.approx(
+        np.linalg.norm(moves) / np.linalg.norm(base), rel=1e-6
+    )
+    assert last.metrics["displacement/max"] == np.abs(moves).max()
 
 
 def test_training_reduces_the_loss_it_trains(run: Any) -> None:
