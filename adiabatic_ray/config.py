@@ -266,7 +266,7 @@ class Resources:
     gpus_per_trial: float | None = None  # 1 where the cluster has a GPU or may get one, else 0; a fraction shares one
     concurrent_trials: int | None = None  # as many as fit
     workers_per_trial: int = 1  # processes of one trial on one node; each has `cpus_per_trial`, and a GPU of its own
-    retries: int = 2  # of a trial whose process or node was lost
+    retries: int = 2  # in a row, of a trial whose process or node was lost and that came no further
 
     def __post_init__(self) -> None:
         _require(self.cpus_per_trial > 0, "cpus_per_trial", f"must be positive, but got {self.cpus_per_trial}")

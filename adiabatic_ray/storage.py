@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar, cast
 
 import filelock
@@ -114,7 +114,13 @@ def exists(path: Path) -> bool:
 
 def found(place: Path, pattern: str) -> list[Path]:
     """The files under a folder that a pattern names, in their order."""
-    return _patiently(lambda: sorted(place.glob(pattern)))
+    if not is_remote(place):
+        return _patiently(lambda: sorted(place.glob(pattern)))
+    # fsspec's `glob` takes a listing that fails for an empty one, and asks once a folder; `find` does neither.
+    root, depth = place.path.rstrip("/"), len(PurePosixPath(pattern).parts)  # type: ignore[attr-defined]
+    files = _patiently(lambda: place.fs.find(root))  # type: ignore[attr-defined]
+    names = [PurePosixPath(file.removeprefix(root).lstrip("/")) for file in files]
+    return sorted(place / str(name) for name in names if len(name.parts) == depth and name.match(pattern))
 
 
 @contextlib.contextmanager
@@ -228,14 +234,15 @@ def _copy_of(place: Path) -> Path:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool) -> Iterator[None]:
+def lock(path: Path, *, wait: bool, lost: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold what a file stands for. Raises Held where another process does and `wait` is not set.
 
     On a disk it is the system's lock, which ends with the process. In an object store it is a lease: the holder renews
-    it, and who finds one that is not renewed for `LEASE` seconds takes it over.
+    it, and who finds one that is not renewed for `LEASE` seconds takes it over. The holder who could not renew it that
+    long then finds another's, and `lost` is called, on a thread.
     """
     if is_remote(path):
-        with _leased(path, wait):
+        with _leased(path, wait, lost):
             yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,8 +274,12 @@ def held(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _leased(path: Path, wait: bool) -> Iterator[None]:
+def _leased(path: Path, wait: bool, lost: Callable[[], object]) -> Iterator[None]:
     own, released = uuid.uuid4().hex, threading.Event()
+
+    def ours() -> bool:
+        return (read(path) or b"").startswith(own.encode())
+
     seen, since = read(path), time.monotonic()
     while seen is not None and time.monotonic() - since < LEASE:
         time.sleep(LEASE / 15)
@@ -279,10 +290,10 @@ def _leased(path: Path, wait: bool) -> Iterator[None]:
             seen, since = now, time.monotonic()
     write(path, f"{own} 0")
     time.sleep(LEASE / 15)  # who came at the same moment and wrote later is seen now
-    if not (read(path) or b"").startswith(own.encode()):
+    if not ours():
         if not wait:
             raise Held
-        with _leased(path, wait):
+        with _leased(path, wait, lost):
             yield
         return
 
@@ -291,6 +302,9 @@ def _leased(path: Path, wait: bool) -> Iterator[None]:
         while not released.wait(LEASE / 3):
             renewals += 1
             with contextlib.suppress(errors.StorageError):  # whoever uses the storage hears of it
+                if not ours():
+                    lost()
+                    return
                 write(path, f"{own} {renewals}")
 
     thread = threading.Thread(target=renew, daemon=True)
@@ -300,7 +314,8 @@ def _leased(path: Path, wait: bool) -> Iterator[None]:
     finally:
         released.set()
         thread.join()
-        drop(path)
+        if ours():
+            drop(path)
 
 
 # ---- patience ------------------------------------------------------------------------------------------------------

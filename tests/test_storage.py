@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import http.server
 import threading
 import time
 from collections.abc import Iterator
@@ -133,6 +134,44 @@ def test_a_lease_that_nobody_renews_is_taken_over(s3: Any, monkeypatch: pytest.M
     with storage.lock(path, wait=False):
         assert time.monotonic() - began >= 1.0
         assert storage.held(path)
+
+
+def test_a_holder_learns_that_its_lease_was_taken_over(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    monkeypatch.setattr(storage, "LEASE", 1.0)
+    path, lost = storage.folder("s3://bucket/results") / ".lock", threading.Event()
+    with storage.lock(path, wait=False, lost=lost.set):
+        assert not lost.wait(1.0)
+        storage.write(path, "another 0")  # who found it unrenewed, as of a machine that was suspended
+        assert lost.wait(5.0)
+    assert storage.read(path) == b"another 0"
+
+
+class Busy(http.server.BaseHTTPRequestHandler):
+    """What S3 answers when it has too much to do."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_listing_that_fails_is_not_an_empty_one(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = storage.folder("s3://bucket/results")
+    for number in range(3):
+        storage.write(root / "trials" / f"{number:04d}" / "trial.json", "x")
+    s3.stop()
+    monkeypatch.setattr(storage, "PATIENCE", 0.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", s3._port), Busy) as busy:
+        threading.Thread(target=busy.serve_forever).start()
+        with pytest.raises(errors.StorageError, match=r"did not answer for 0 s .*reduce your request rate"):
+            storage.found(root, "trials/*/trial.json")
+        busy.shutdown()
+    s3.start()
+    assert len(storage.found(root, "trials/*/trial.json")) == 3
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(away: Path, s3: Any) -> None:

@@ -24,12 +24,21 @@ class Books:
     """The trials of one run of a sweep, which may go on where an earlier run stopped."""
 
     def __init__(
-        self, ledger: Ledger, search: Search, budget: config.Budget, listener: Listener, interrupted: threading.Event
+        self,
+        ledger: Ledger,
+        search: Search,
+        budget: config.Budget,
+        listener: Listener,
+        interrupted: threading.Event,
+        retries: int = 0,
     ) -> None:
-        self.ledger, self.search, self.budget = ledger, search, budget
+        self.ledger, self.search, self.budget, self.retries = ledger, search, budget, retries
         self.listener, self.interrupted = listener, interrupted
         self.failed = False  # over because too many trials crashed
         self.over = ""  # why no further trial starts
+        self._exhausted = ""  # why there is no further configuration; lost trials may yet start again
+        self._running: set[int] = set()
+        self._losses: dict[int, tuple[int, int]] = {}  # the step that a trial was lost after, and how often
         self._began = time.monotonic()
         self._last: dict[int, dict[str, Any]] = {}  # the last report of each trial in this run
         self._dropped: set[int] = set()  # trials whose displacements are deleted
@@ -46,21 +55,24 @@ class Books:
     # ---- asked by the driver ----
 
     def next_trial(self) -> tuple[int, Config] | None:
-        """The next trial to run: first those that an earlier run left unfinished. `None` when there is none."""
+        """The next trial to run, first those that are unfinished; `None` where there is none, for now or for good."""
         if self.over:
             return None
         if self._unfinished:
             record = self._unfinished.pop(0)
+            self._running.add(record.number)
             return record.number, dict(record.config)
         number = max(self.ledger.records, default=UNTOUCHED) + 1
         if self.budget.trials is not None and number > self.budget.trials:
-            self.over = "all trials were run"
-            return None
-        choice = self.search.propose(number)
+            self._exhausted = "all trials were run"
+        choice = None if self._exhausted else self.search.propose(number)
         if choice is None:
-            self.over = "every configuration was tried"
+            self._exhausted = self._exhausted or "every configuration was tried"
+            if not self._running:
+                self.over = self._exhausted
             return None
         self._put(Record(number=number, config=choice, started=time.time()))
+        self._running.add(number)
         return number, choice
 
     @property
@@ -80,11 +92,33 @@ class Books:
             point = Point(report["step"], time.time(), report["metrics"])
             earlier = tuple(p for p in record.points if p.step < point.step)
             scaled = tuple(Candidate(**candidate) for candidate in report["scaled"])
-            self._put(dataclasses.replace(record, points=(*earlier, point), worst=report["worst"], scaled=scaled))
+            told = {"points": (*earlier, point), "worst": report["worst"], "scaled": scaled, "reason": ""}
+            self._put(dataclasses.replace(record, **told))
         return self._harmful(report)
+
+    def lost(self, number: int, reason: str) -> None:
+        """Take note that a trial ended without a report, by what happened around it: its process or its node was lost.
+
+        It starts again, and goes on from its checkpoint. Where it comes no further `retries` times in a row it is its
+        own doing, a process that runs out of memory each time for one, and it has crashed.
+        """
+        record = self.ledger.records[number]
+        reached = record.points[-1].step if record.points else 0
+        step, count = self._losses.get(number, (reached, 0))
+        count = count + 1 if step == reached else 1
+        self._losses[number] = reached, count
+        if count > self.retries:
+            self.ended(number, reason)
+            return
+        self._running.discard(number)
+        self._last.pop(number, None)
+        record = dataclasses.replace(record, reason=f"{reason}; starts again after step {reached}")
+        self._put(record)
+        self._unfinished.append(record)
 
     def ended(self, number: int, crash: str = "") -> None:
         """Take note that a trial runs no more: by itself, stopped, cut off by the end of the run, or by a crash."""
+        self._running.discard(number)
         record, last = self.ledger.records[number], self._last.get(number)
         if crash:
             record = record.ended("crashed", crash)

@@ -8,16 +8,19 @@ is too large is refused with the reason.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import shlex
 import tempfile
 import time
+import urllib.parse
 import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
+import aiohttp
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env import packaging
@@ -58,26 +61,34 @@ class Cluster:
         self.address = url
         # A cluster that is started where a token lies asks for it, and Ray's client sends it only when told to.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        try:
+        with self._asking():
             self._client = JobSubmissionClient(url)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What a request can fail with, as an error that says so."""
+        try:
+            yield
         except AuthenticationError as error:
             raise errors.ResourceError(
-                f"{address} wants a token ({errors.summary(error)}). Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
-                "to a file that holds it."
+                f"{self.address} wants a token ({errors.summary(error)}). Set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH to a file that holds it."
             ) from None
-        except OSError as error:
+        except (OSError, aiohttp.ClientError) as error:
             raise errors.ResourceError(
-                f"no job server answers at {address} ({errors.summary(error)}). It is the dashboard's address, "
-                "http://HOST:8265; start a cluster with `ray start --head`, or forward its port."
+                f"no job server answers at {self.address} ({errors.summary(error)}). It is the dashboard's address, "
+                "http://HOST:8265; start a cluster with `ray start --head`, or forward its port. A job that runs there "
+                "goes on."
             ) from None
-        except RuntimeError as error:  # a version that does not fit
-            raise errors.ResourceError(f"{address}: {error}") from None
+        except RuntimeError as error:  # a version that does not fit, or what the server answered
+            raise errors.ResourceError(f"{self.address}: {error}") from None
 
     def submit(self, file: Path, folder: Path, forwarded: Iterable[str]) -> tuple[str, str, int]:
         """Run a sweep file as a job, with the working directory `folder` uploaded.
 
         The sweep's name, its job, and the size of the upload in bytes, which is 0 where the sweep was running already:
-        then it is that job. `forwarded` are names of environment variables that the job gets as they are here.
+        then it is that job. `forwarded` are names of environment variables that the job gets as they are here, beside
+        those that the file names and `shared`.
 
         Raises:
             ConfigError: the file cannot be used, or a variable is not set or is a secret.
@@ -85,7 +96,7 @@ class Cluster:
         """
         name = found.read(file).name
         needed = sweep_file.variables(file) - {pocket_folder.VARIABLE}  # the world is made where the sweep runs
-        variables = environment({*needed, *forwarded})
+        variables = environment({*needed, *forwarded, *shared()})
         if not file.resolve().is_relative_to(folder.resolve()):
             raise errors.SweepError(
                 f"{file} does not lie in {folder}, which is uploaded. Run this where it does, or give --working-dir."
@@ -100,32 +111,36 @@ class Cluster:
                 if jobs and not jobs[-1].status.is_terminal():
                     return name, jobs[-1].submission_id, 0
                 try:
-                    job = self._client.submit_job(
-                        entrypoint=shlex.join(["python", "-m", "adiabatic_ray", "sweep", str(inside)]),
-                        submission_id=f"{name}-{number}",
-                        runtime_env={"working_dir": str(archive), "env_vars": variables},
-                        metadata={SWEEP: name},
-                    )
-                except RuntimeError as error:
+                    with self._asking():
+                        job = self._client.submit_job(
+                            entrypoint=shlex.join(["python", "-m", "adiabatic_ray", "sweep", str(inside)]),
+                            submission_id=f"{name}-{number}",
+                            runtime_env={"working_dir": str(archive), "env_vars": variables},
+                            metadata={SWEEP: name},
+                        )
+                except errors.ResourceError as error:
                     if "already exists" in str(error):  # submitted by somebody else in this moment, or another's id
                         number += 1
                     elif "No available agent" in str(error) and time.monotonic() < deadline:  # a cluster that starts
                         time.sleep(SECONDS_BETWEEN_LOOKS)
                     else:
-                        raise errors.SweepError(f"{self.address} does not take the job: {error}") from None
+                        raise
                     continue
                 return name, job, archive.stat().st_size
 
     def jobs(self, name: str) -> list[JobDetails]:
         """The jobs of a sweep, first to last."""
-        found = [job for job in self._client.list_jobs() if (job.metadata or {}).get(SWEEP) == name]
+        with self._asking():
+            listed = self._client.list_jobs()
+        found = [job for job in listed if (job.metadata or {}).get(SWEEP) == name]
         return sorted(found, key=lambda job: job.start_time or 0)
 
     def last(self, name: str) -> JobDetails:
         """The last job of a sweep. Raises SweepError where there is none."""
         jobs = self.jobs(name)
         if not jobs:
-            names = {(job.metadata or {}).get(SWEEP) for job in self._client.list_jobs()}
+            with self._asking():
+                names = {(job.metadata or {}).get(SWEEP) for job in self._client.list_jobs()}
             raise errors.SweepError(
                 f"no job at {self.address} runs, or ran, a sweep `{name}`; it knows "
                 + (", ".join(f"`{known}`" for known in sorted(filter(None, names))) or "none")
@@ -135,26 +150,29 @@ class Cluster:
 
     def stop(self, job: str) -> JobStatus:
         """Ask a job to end, and wait until it has."""
-        self._client.stop_job(job)
+        with self._asking():
+            self._client.stop_job(job)
         return self.wait(job)
 
     def wait(self, job: str) -> JobStatus:
         """How a job ended, once it has."""
         while True:
-            status = self._client.get_job_status(job)
+            with self._asking():
+                status = self._client.get_job_status(job)
             if status.is_terminal():
                 return status
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def logs(self, job: str) -> str:
         """A job's output so far."""
-        found: str = self._client.get_job_logs(job)
+        with self._asking():
+            found: str = self._client.get_job_logs(job)
         return found
 
     def follow(self, job: str) -> Iterator[str]:
         """A job's output as it comes, until the job has ended."""
         lines = self._client.tail_job_logs(job)
-        with asyncio.Runner() as runner:
+        with self._asking(), asyncio.Runner() as runner:
             while (chunk := runner.run(_next(lines))) is not None:
                 yield chunk
 
@@ -185,6 +203,18 @@ def pack(folder: Path, file: Path, archive: Path) -> Path:
             + ", ".join(f"{entry.filename} ({mebibytes(entry.compress_size)})" for entry in largest)
         )
     return archive
+
+
+def shared() -> set[str]:
+    """What trials use that is set here and means the same there: where MLflow and the hub are.
+
+    An address of this machine, or a file on it, means nothing on a cluster.
+    """
+    names = {"HF_ENDPOINT", "HF_HUB_OFFLINE"} & os.environ.keys()
+    server = urllib.parse.urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if server.scheme in ("http", "https") and server.hostname not in ("localhost", "127.0.0.1", "::1"):
+        names.add("MLFLOW_TRACKING_URI")
+    return names
 
 
 def environment(names: Iterable[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 import torch
 
+from adiabatic_ray import errors
 from adiabatic_ray.sweep import session
 
 Node = Mapping[str, float]  # resources of a node by Ray's names
@@ -101,7 +103,14 @@ def _of_kuberay() -> dict[str, Group]:
     name, namespace = os.environ["RAY_CLUSTER_NAME"], os.environ["RAY_CLUSTER_NAMESPACE"]
     try:
         return kinds(autoscaling_config.AutoscalingConfigProducer(name, namespace)()["available_node_types"])
-    except OSError:  # no account, or one that may not look: where nothing scales there is none
+    except OSError as error:
+        # Without an account, or with one that may not look, nothing scales. Anything else may pass.
+        answer = getattr(error, "response", None)
+        if not isinstance(error, FileNotFoundError) and getattr(answer, "status_code", 0) not in (401, 403):
+            print(
+                f"cannot read the RayCluster {name} ({errors.summary(error)}), so only nodes that are up are counted",
+                file=sys.stderr,
+            )
         return {}
 
 

@@ -52,10 +52,16 @@ def sole_owner(folder: Path) -> Iterator[None]:
     """Hold a sweep's folder. Raises SweepError where another process does."""
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(storage.lock(folder / LOCK, wait=False))
+            held.enter_context(storage.lock(folder / LOCK, wait=False, lost=_overtaken))
         except storage.Held:
             raise errors.SweepError(f"{folder} is in use by another process that runs this sweep.") from None
         yield
+
+
+def _overtaken() -> None:
+    """End this process's sweep: another holds its folder, since this one was out of the storage's reach for long."""
+    print("another process goes on with this sweep, which could not reach its storage", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def owned(folder: Path) -> bool:

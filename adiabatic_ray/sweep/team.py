@@ -10,6 +10,7 @@ import datetime
 import multiprocessing
 import os
 import socket
+import sys
 import threading
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,6 +25,7 @@ from adiabatic_ray.model import encoder
 from adiabatic_ray.sweep.attempt import Attempt, Report
 from adiabatic_ray.sweep.materials import Materials
 
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # the network interface
 TOGETHER = datetime.timedelta(minutes=10)  # how far apart the processes may be before they give each other up
 ALONE = ("crashed", "out_of_memory")  # endings that may be one process's own
 
@@ -131,6 +133,8 @@ def _work(
     # Accelerate learns from these that it is one of several.
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(workers), "OMP_NUM_THREADS": str(threads)}
+    # All are on one node. Left to themselves, Gloo and NCCL would listen on the address that the network knows it by.
+    os.environ |= {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
     torch.set_num_threads(threads)
     if on_gpu:
         torch.cuda.set_device(rank)

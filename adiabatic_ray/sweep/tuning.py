@@ -26,7 +26,8 @@ def run_trials(books: Books, sweep: config.Sweep, shared: Materials, layout: Pla
     """Run trials until the books say that it is over, or that the run is to end.
 
     Actors are kept from trial to trial, since loading the encoder takes longer than many a trial. A trial whose process
-    is lost is started again, and goes on from its checkpoint.
+    is lost is started again by the books, as another of Tune's trials: Tune's own retries are counted over a trial's
+    whole life, and do not hold where a process dies between two trials.
     """
     trainable = tune.with_resources(
         tune.with_parameters(QueryTuning, sweep=sweep, shared=shared, folder=str(books.ledger.folder)),
@@ -47,7 +48,6 @@ def run_trials(books: Books, sweep: config.Sweep, shared: Materials, layout: Pla
                 name=sweep.name,
                 stop=_Stopping(books),
                 callbacks=[_Telling(books), _Waiting(Wait(layout.trial, console))],
-                failure_config=tune.FailureConfig(max_failures=sweep.resources.retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
                 progress_reporter=_Silent(),
@@ -62,10 +62,10 @@ class _Asking(Searcher):  # type: ignore[misc]
         super().__init__()
         self.books = books
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # noqa: ARG002
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
         following = self.books.next_trial()
         if following is None:
-            return str(Searcher.FINISHED)
+            return str(Searcher.FINISHED) if self.books.over else None
         number, choice = following
         return {"number": number, **choice}
 
@@ -105,7 +105,7 @@ class _Telling(tune.Callback):  # type: ignore[misc]
         self.books.ended(trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        self.books.ended(trial.config["number"], crash=_reason(trial))
+        self.books.lost(trial.config["number"], _reason(trial))
 
 
 class _Waiting(tune.Callback):  # type: ignore[misc]

@@ -28,11 +28,11 @@ def heard() -> list[Record]:
 def open_books(tmp_path: Path, heard: list[Record]) -> Callable[..., Books]:
     """Books on the sweep in `tmp_path`, as a new run of it would open them."""
 
-    def open_books(**budget: Any) -> Books:
+    def open_books(retries: int = 0, **budget: Any) -> Books:
         folder = tmp_path / "s"
         ledger = Ledger(folder) if folder.exists() else Ledger.create(folder, {})
         search = searcher.create(GRID, 0, None)
-        return Books(ledger, search, config.Budget(**budget), heard.append, threading.Event())
+        return Books(ledger, search, config.Budget(**budget), heard.append, threading.Event(), retries)
 
     return open_books
 
@@ -127,6 +127,35 @@ def test_crashes_use_up_their_budget_and_divergence_does_not(open_books: Callabl
     assert books.next_trial() is None
     assert books.failed
     assert "2 trials crashed, and `budget.failed_trials` allows 1; the last one: its process died" in books.over
+
+
+def test_a_lost_trial_starts_again_unless_it_comes_no_further(
+    open_books: Callable[..., Books], heard: list[Record]
+) -> None:
+    books = open_books(retries=1, failed_trials=0)
+    number, choice = books.next_trial() or (0, {})
+    for step in (2, 4, 6):  # on a spot node, say: each time it had come further
+        books.reported(report(number, step=step, status="running"))
+        books.lost(number, "its node was lost")
+        assert (heard[-1].state, heard[-1].reason) == ("running", f"its node was lost; starts again after step {step}")
+        assert books.next_trial() == (number, choice)
+    books.lost(number, "its process died")  # a second time after the same step
+    assert (books.ledger.records[number].state, books.ledger.records[number].reason) == ("crashed", "its process died")
+    assert books.failed
+
+
+def test_the_last_trial_may_be_lost_too(open_books: Callable[..., Books]) -> None:
+    books = open_books(retries=1, trials=1)
+    number, choice = books.next_trial() or (0, {})
+    assert books.next_trial() is None
+    assert not books.over  # not while the last one runs, which may be lost
+    books.lost(number, "its node was lost")
+    assert books.next_trial() == (number, choice)
+    books.reported(report(number))
+    books.ended(number)
+    assert books.ledger.records[number].reason == ""
+    assert books.next_trial() is None
+    assert books.over == "all trials were run"
 
 
 def test_a_feasible_trial_at_the_target_ends_the_sweep(open_books: Callable[..., Books]) -> None:
