@@ -257,7 +257,7 @@ def _xnli(name: str, source: config.Source, rows: Sequence[dict[str, Any]], seed
             f"{name}: {source.path} holds one language; expected premises in several, as in the subset "
             "`all_languages` of `facebook/xnli` (`name: all_languages`)."
         )
-    present = sorted(first["premise"])
+    present = sorted({language for row in rows for language in row["premise"]})
     languages = source.languages or present
     unknown = [language for language in languages if language not in present]
     if unknown:

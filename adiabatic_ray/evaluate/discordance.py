@@ -25,7 +25,7 @@ def triplets(data: Triplets, queries: Tensor, passages: Tensor) -> Tensor:
         part = slice(start, start + ROWS_PER_CHUNK)
         q = queries[torch.from_numpy(data.query[part])]
         difference = passages[torch.from_numpy(data.positive[part])] - passages[torch.from_numpy(data.negative[part])]
-        found[part] = (q * difference).sum(-1) <= 0
+        found[part] = ~((q * difference).sum(-1) > 0)  # so that NaN is discordant, too
     return found
 
 
@@ -36,7 +36,7 @@ def xnli(data: Xnli, queries: Tensor, passages: Tensor) -> Tensor:
     outcomes = []
     for comparison in COMPARISONS:
         difference = entailment - passages[torch.from_numpy(getattr(data, comparison))]
-        outcomes.append(torch.bmm(premise, difference.transpose(1, 2)) <= 0)
+        outcomes.append(~(torch.bmm(premise, difference.transpose(1, 2)) > 0))
     return torch.stack(outcomes, dim=1)
 
 

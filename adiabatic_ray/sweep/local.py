@@ -22,7 +22,7 @@ from adiabatic_ray.train import trial
 def embed(sweep: config.Sweep, console: Console) -> None:
     """Fill the cache that a sweep with this file will use."""
     data = materials.read(sweep)
-    console.dropped(data)
+    console.dropped(data.all())
     filler = Filler(_load(sweep.model), cache_folder(sweep))
     console.drain(filler.materials(data))
     console.say(f"the cache is full: {filler.root}")
@@ -31,7 +31,7 @@ def embed(sweep: config.Sweep, console: Console) -> None:
 def train(sweep: config.Sweep, out: Path, console: Console) -> None:
     """Train once with the `train` section as it stands, and write the query encoder."""
     data = materials.read(sweep)
-    console.dropped(data)
+    console.dropped(data.all())
     model = _load(sweep.model)
     shared = console.drain(Filler(model, cache_folder(sweep)).materials(data))
     prepared = trial.TrainingData.prepare(shared.train, shared.train_passages.open(), model)
@@ -63,6 +63,7 @@ def evaluate(
     from adiabatic_ray.data import sources as reading
 
     data = {name: reading.load(name, source, seed) for name, source in sources.items()}
+    console.dropped(data.values())
     labels = _labels([model.name for model in models])
     against = _untouched(base, data, cache, console) if base is not None else None
     measured = {}

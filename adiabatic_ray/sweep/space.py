@@ -23,11 +23,16 @@ def to_distributions(search: config.Search) -> dict[str, distributions.BaseDistr
 def _distribution(key: str, choices: config.Range | list[config.Scalar]) -> distributions.BaseDistribution:
     if isinstance(choices, list):
         return distributions.CategoricalDistribution(choices)
-    kinds = typing.get_type_hints(config.Train)[key]
-    if int in (kinds, *typing.get_args(kinds)):
+    if is_whole(key):
         step = int(choices.step or 1)
         return distributions.IntDistribution(int(choices.low), int(choices.high), log=choices.log, step=step)
     return distributions.FloatDistribution(choices.low, choices.high, log=choices.log, step=choices.step)
+
+
+def is_whole(key: str) -> bool:
+    """Whether a hyper-parameter takes whole numbers only."""
+    kinds = typing.get_type_hints(config.Train)[key]
+    return int in (kinds, *typing.get_args(kinds))
 
 
 def grid(search: config.Search) -> list[Config]:

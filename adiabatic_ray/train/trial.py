@@ -85,6 +85,7 @@ def run(
 
     Raises:
         MaskError: `settings.freeze` does not fit the encoder.
+        ConfigError: `settings.mixed_precision` does not fit the device.
     """
     total = triplets.steps(settings, len(data.triplets))
     trainer: _Trainer | None = None
@@ -156,6 +157,8 @@ class _Trainer:
         # Accelerate keeps one state per process; trials that follow each other in it may differ in precision.
         AcceleratorState._reset_state()
         GradientState._reset_state()
+        if settings.mixed_precision == "fp16" and encoder.device.type == "cpu":  # Accelerate would train in float32
+            raise errors.ConfigError("train.mixed_precision: `fp16` needs a GPU; on a CPU use `no` or `bf16`.")
         self.accelerator = accelerate.Accelerator(
             cpu=encoder.device.type == "cpu",
             mixed_precision=settings.mixed_precision,

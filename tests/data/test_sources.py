@@ -219,6 +219,11 @@ def test_xnli_one_row_a_language(tmp_path: Path) -> None:
     for label in labels:
         found = [[data.passages[i] for i in row] for row in getattr(data, label)]
         assert found == [[f"a {label} de", f"a {label} en"], [f"b {label} de", f"b {label} en"]]
+    # A language is guarded also where the first row lacks it; what lacks one is counted, and does not go unsaid.
+    lacking = [row for row in rows if row["language"] == "en" or row["promptID"] == 1]
+    found = load(write(tmp_path / "z.tsv", lacking), columns=columns)
+    assert (found.languages, len(found)) == (["de", "en"], 1)
+    assert found.dropped == {"a text missing in one of the languages": 3}
     write(tmp_path / "y.tsv", [row | {"promptID": 0} for row in rows])
     with pytest.raises(errors.DataError, match=r"two pairs of the label 'neutral' in en under the id 0"):
         load(tmp_path / "y.tsv", columns=columns)

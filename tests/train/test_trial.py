@@ -136,6 +136,11 @@ def test_the_norms_are_those_of_all_entries_together(run: Any, encoder: Any) -> 
     assert last.metrics["displacement/max"] == np.abs(moves).max()
 
 
+def test_half_precision_that_the_cpu_does_not_train_in_is_an_error(run: Any) -> None:
+    with pytest.raises(errors.ConfigError, match=r"`fp16` needs a GPU; on a CPU use `no` or `bf16`"):
+        list(run(mixed_precision="fp16"))
+
+
 def test_training_reduces_the_loss_it_trains(run: Any) -> None:
     points = list(run(steps=120, learning_rate=1e-3, batch_size=14, evaluations=4))
     assert points[-1].metrics["loss"] < 0.7 * points[0].metrics["loss"]
