@@ -71,13 +71,39 @@ def improvement_curves(
         axes.set_ylabel(f"improvement on\n{name} (%)")
         axes.grid(alpha=0.3)
     figure.align_ylabels(panels)
-    rates = {float(record.config["learning_rate"]) for record in shown}
-    if len(rates) == 1:  # matplotlib would find these limits too, but warn of it on the user's terminal
-        panels[-1].set_xlim(min(rates) / 10, min(rates) * 10)
-    panels[-1].set_xscale("log")
-    panels[-1].set_xlabel("learning rate")
+    _rate_axis(panels[-1], shown)
     figure.legend(handles=_curve_legend(masks), loc="outside upper center", ncols=2, fontsize=9)
     return figure
+
+
+def outcomes_over_rate(records: Sequence[Record], objective: str) -> Figure:
+    """The gain and the worst language of whole displacements against the learning rate, coloured by feasibility."""
+    shown = tuned(records)
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    size, alpha = _size(shown)
+    labels = {"gain": f"gain on {objective} (%)", "worst_language": "improvement of the\nworst language (%)"}
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+        for kind, (marker, colour) in _KINDS.items():
+            mine = [(r.config["learning_rate"], r.metrics[key]) for r in shown if _kind(r) == kind]
+            if mine:
+                x, y = zip(*mine, strict=True)
+                axes.scatter(x, y, s=size, marker=marker, color=colour, alpha=alpha, label=kind)
+        _frame(axes, "", label)
+        stretch(axes, "y", [record.metrics[key] for record in shown if record.feasible])
+    figure.align_ylabels(panels)
+    _rate_axis(panels[-1], shown)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=9)
+    return figure
+
+
+def _rate_axis(axes: Any, records: Sequence[Record]) -> None:
+    rates = {float(record.config["learning_rate"]) for record in records}
+    if len(rates) == 1:  # matplotlib would find these limits too, but warn of it on the user's terminal
+        axes.set_xlim(min(rates) / 10, min(rates) * 10)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
 
 
 def _curve(

@@ -63,6 +63,23 @@ def test_a_single_rate_is_drawn_without_a_warning() -> None:
     assert figure.axes[0].get_xlim() == pytest.approx((1e-7, 1e-5))
 
 
+def test_gain_and_worst_language_over_the_rate() -> None:
+    figure = figures.outcomes_over_rate(RECORDS, "msmarco")
+    gain, worst = figure.axes
+    tuned = figures.tuned(RECORDS)
+    assert points(gain) == sorted((r.config["learning_rate"], r.metrics["gain"]) for r in tuned)
+    assert points(worst) == sorted((r.config["learning_rate"], r.metrics["worst_language"]) for r in tuned)
+    assert (gain.get_ylabel(), worst.get_xlabel(), worst.get_xscale()) == (
+        "gain on msmarco (%)",
+        "learning rate",
+        "log",
+    )
+    for axes in (gain, worst):
+        by_kind = {one.get_label(): len(one.get_offsets()) for one in axes.collections}
+        assert by_kind["feasible"] == sum(record.feasible for record in tuned)
+        assert sum(by_kind.values()) == len(tuned)
+
+
 def test_curves() -> None:
     improvements = {
         1: {"msmarco": Interval(0.5, -1, 2), "xnli": Interval(-0.125, -0.5, 0.25)},
