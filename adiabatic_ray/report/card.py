@@ -51,6 +51,7 @@ def render(ledger: Ledger, record: Record) -> str:
         scale=candidate.scale,
         forced=record.candidate is None,
         confirmed=record.confirmed,
+        refutation=record.refutation,
         train={key: value for key, value in train.items() if key != "data" and value is not None},
         data=settings["train"]["data"],
         objective=settings["search"]["objective"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
     rows = []
     listed = ranked(records)
     winner = best(listed)
+    keys = dict.fromkeys(key for record in listed for key in record.config)  # the untouched encoder has none of them
     for place, record in enumerate(listed, start=1):
         row = {
             "place": place,
@@ -29,8 +31,9 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
             "scale_gain": record.candidate.gain if record.candidate else None,
             "scale_constraint": record.candidate.metrics["constraint"] if record.candidate else None,
             **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
+            **_repeats(record),
             "worst": record.worst,
-            **record.config,
+            **{key: record.config.get(key) for key in keys},
             "state": record.state,
             "feasible": record.feasible,
             "seconds": None if record.finished is None else round(record.finished - record.started, 1),
@@ -38,6 +41,14 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
         }
         rows.append(row | {key: value for key, value in record.metrics.items() if key not in row})
     return pd.DataFrame(rows)
+
+
+def _repeats(record: Record) -> dict[str, float | None]:
+    """How a configuration did with other seeds: how many there were, the share that stayed feasible, and the gains."""
+    gains = [repeat["gain"] for repeat in record.repeats]
+    share, mean = record.steadiness if gains else (None, None)
+    spread = statistics.stdev(gains) if len(gains) > 1 else None
+    return {"seeds": len(gains) or None, "seeds_feasible": share, "seeds_gain": mean, "seeds_gain_sd": spread}
 
 
 def standing(record: Record, winner: Record | None) -> str:

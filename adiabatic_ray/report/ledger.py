@@ -112,8 +112,21 @@ class Record:
 
     @property
     def confirmed(self) -> bool | None:
-        """Whether the candidate is feasible on the confirmation sets too; `None` where it was not confirmed."""
-        return self.confirmation["constraint"] <= 0 if self.confirmation else None
+        """Whether the candidate is feasible on the confirmation sets too, and so are most of its repetitions.
+
+        `None` where neither was tried.
+        """
+        return not self.refutation if self.confirmation or self.repeats else None
+
+    @property
+    def refutation(self) -> str:
+        """What the confirmation sets showed against the candidate, in words; empty where nothing."""
+        if self.confirmation and self.confirmation["constraint"] > 0:
+            return f"its constraint there is {self.confirmation['constraint']:+.2f} (feasible at 0 or below)"
+        if self.repeats and self.steadiness[0] <= 0.5:
+            feasible = round(self.steadiness[0] * len(self.repeats))
+            return f"of its {len(self.repeats)} repetitions with other seeds only {feasible} stayed feasible there"
+        return ""
 
     @property
     def steadiness(self) -> tuple[float, float]:
@@ -144,7 +157,7 @@ def best(records: Iterable[Record]) -> Record | None:
     Once some were repeated with other seeds, it is the one of them that stayed feasible most often, not the luckiest.
     """
     left = contenders(records)
-    if any(record.confirmation for record in left):
+    if any(record.confirmed is not None for record in left):
         left = [record for record in left if record.confirmed]
     if any(record.repeats for record in left):
         left = sorted((record for record in left if record.repeats), key=lambda r: r.steadiness, reverse=True)
@@ -152,11 +165,11 @@ def best(records: Iterable[Record]) -> Record | None:
 
 
 def contenders(records: Iterable[Record]) -> list[Record]:
-    """Trials that have something to hand over, from best to worst.
+    """Trials that have something to hand over, from best to worst: feasible, and better than the untouched encoder.
 
     The untouched encoder is not among them: it is what the others are measured against.
     """
-    return ranked(record for record in records if record.candidate and record.number != UNTOUCHED)
+    return ranked(r for r in records if r.candidate and r.candidate.gain > 0 and r.number != UNTOUCHED)
 
 
 def exists(folder: Path) -> bool:
@@ -182,6 +195,13 @@ class Ledger:
         """Start a new sweep in a folder that holds none."""
         write(folder / "sweep.json", {"id": uuid.uuid4().hex[:12], "created": time.time(), "settings": settings})
         return cls(folder)
+
+    def resettle(self, settings: Mapping[str, Any]) -> None:
+        """Keep the settings that the sweep goes on with, where they are others than before."""
+        if settings != self.settings:
+            stored = json.loads(storage.read(self.folder / "sweep.json") or b"{}")
+            write(self.folder / "sweep.json", stored | {"settings": settings})
+            self.settings = dict(settings)
 
     def put(self, record: Record) -> None:
         """Keep a record: on disk first, then in memory."""

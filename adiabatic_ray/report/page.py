@@ -112,17 +112,24 @@ def _verdict(records: Sequence[Record], winner: Record | None, settings: Mapping
         return [_success(winner, objective, guarded), _standing_of_confirmation(winner, settings)]
     refuted = [record for record in contenders(trials) if record.confirmed is False]
     if refuted:
-        each = ", ".join(f"trial {r.number} ({r.confirmation['constraint']:+.2f})" for r in refuted[:10])
+        each = "; ".join(f"trial {r.number}, {r.refutation}" for r in refuted[:10])
         return [
             "No encoder can be handed over: confirmation refuted every trial that was feasible in selection.",
-            f"Their constraints on sets that no trial had seen (feasible at 0 or below): {each}"
-            + (f", and {len(refuted) - 10} more." if len(refuted) > 10 else "."),
+            f"On sets that no trial had seen: {each}"
+            + (f"; and {len(refuted) - 10} more." if len(refuted) > 10 else "."),
             "Search smaller learning rates, or confirm more trials.",
         ]
     measured = [r for r in ranked(trials) if not r.failed and r.constraint is not None and r.state != "running"]
     if not measured:
         return ["No trial is feasible: none was measured to its end." if trials else "No trial has run yet."]
     nearest = measured[0]
+    if nearest.candidate:
+        return [
+            f"No feasible trial is better on {objective} than the untouched encoder, so there is nothing to hand over.",
+            f"The best of them is trial {nearest.number} ({configuration(nearest)}), gain "
+            f"{percent(nearest.candidate.gain)}.",
+            "Search larger learning rates, or more steps.",
+        ]
     return [
         "No trial is feasible: each of them harms a language, or cannot be shown to harm none.",
         f"The least infeasible one is trial {nearest.number} ({configuration(nearest)}): constraint "
@@ -136,21 +143,22 @@ def _success(winner: Record, objective: str, guarded: str) -> str:
     candidate = winner.candidate
     assert candidate is not None
     scale = "" if candidate.scale == 1 else f", its displacement scaled to {candidate.scale:g},"
-    change = "improves" if candidate.gain >= 0 else "changes"
     p_value = candidate.metrics["p_value"]
     doubt = "" if p_value < SIGNIFICANT else ", which is not significant,"
     return (
-        f"Trial {winner.number}{scale} {change} {objective} by {percent(candidate.gain)}{doubt} and is feasible: on "
+        f"Trial {winner.number}{scale} improves {objective} by {percent(candidate.gain)}{doubt} and is feasible: on "
         f"{guarded} nothing is significantly worse than with the untouched encoder, and all together is not worse by "
         "more than the margin."
     )
 
 
 def _standing_of_confirmation(winner: Record, settings: Mapping[str, Any]) -> str:
-    if winner.confirmed:
+    if winner.confirmation:
         gain, p_value = winner.confirmation["gain"], winner.confirmation["p_value"]
         sure = "significant" if p_value < SIGNIFICANT else "not significant"
         return f"It stayed feasible on sets that no trial had seen, with a gain of {percent(gain)} there ({sure})."
+    if winner.repeats:
+        return "Its configuration stayed feasible with other seeds, on sets that no trial had seen."
     if not settings["evaluate"]["confirmation"]:
         return "The sweep has no confirmation sets, so its gain was selected for and is likely too large."
     return "It is not confirmed on unseen sets yet, so its gain was selected for and is likely too large."
@@ -274,6 +282,7 @@ def _pictures(
 ) -> dict[str, Picture]:
     winner, objective = best(records), ledger.settings["search"]["objective"]
     pictures = [_heat_maps(ledger, winner), _curves(ledger.settings, records, evidence)]
+    pictures.append(_rates(ledger.settings, records))
     if not figures.tuned(records):
         pictures += [
             Picture(name, "", "No trial was measured yet.") for name in ("worst_language", "history", "parallel")
@@ -363,6 +372,19 @@ def _curves(settings: Mapping[str, Any], records: Sequence[Record], evidence: Ev
         "premises, where the trial's interval excludes 0. Shading, up to the dashed line, is each mask's feasible "
         "range. Axes are logarithmic beyond what feasible trials reach.",
         figures.improvement_curves(shown, evidence.improvements, evidence.regimes, str(settings["train"]["freeze"])),
+    )
+
+
+def _rates(settings: Mapping[str, Any], records: Sequence[Record]) -> Picture:
+    shown = [record for record in figures.tuned(records) if "learning_rate" in record.config]
+    if not shown:  # the curves' place says why
+        return Picture("rates", "", "")
+    return Picture(
+        "rates",
+        "Gain and improvement of the worst language against the learning rate, coloured by feasibility.",
+        "The same trials by what became of them. Both values are those of the whole displacement, also where only a "
+        "part of it is feasible.",
+        figures.outcomes_over_rate(shown, settings["search"]["objective"]),
     )
 
 

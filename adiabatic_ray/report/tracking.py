@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import re
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,6 +89,11 @@ class Mirror:
 
     def close(self, status: str) -> None:
         """End the parent run: FINISHED, KILLED or FAILED."""
+        # A run whose start was answered too late was asked for twice, and is there twice.
+        for run in self._search(f"tags.`sweep.id` = '{self.ledger.id}'"):
+            number = run.data.tags.get("sweep.trial")
+            if run.info.run_id != (self._parent if number is None else self._runs.get(int(number))):
+                self._client.delete_run(run.info.run_id)
         self._client.set_terminated(self._parent, status)
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
@@ -126,8 +132,12 @@ class Mirror:
         self._crown(version if winner.confirmed is True else None)
 
     def drop_champion(self) -> None:
-        """Take the alias `champion` back: the sweep has no winner, or no longer the one it had."""
+        """Take back what names a winner: the sweep has none, or no longer the one it had."""
         self._crown(None)
+        tags = self._client.get_run(self._parent).data.tags
+        for key in ("best.trial", "best.scale", "best.worst"):
+            if key in tags:
+                self._client.delete_tag(self._parent, key)
 
     @property
     def model_name(self) -> str:
@@ -275,6 +285,8 @@ class Mirror:
             later |= {f"candidate/{key}": record.candidate.metrics[key] for key in ("gain", "constraint")}
         if record.repeats:
             later |= dict(zip(("repeats/feasible_share", "repeats/gain_mean"), record.steadiness, strict=True))
+            if len(record.repeats) > 1:
+                later["repeats/gain_sd"] = statistics.stdev(repeat["gain"] for repeat in record.repeats)
         when = record.finished or time.time()
         metrics += _metrics(later, when, 0)
         if ended and record.failed and record.constraint is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from adiabatic_ray import config, errors, sweep_file
+from adiabatic_ray import config, errors, storage, sweep_file
 from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Ledger, Record, best, contenders, exists
 from adiabatic_ray.sweep import driver, materials, nodes, resources, session, waiting
 from adiabatic_ray.sweep.books import Books
@@ -19,7 +19,7 @@ from adiabatic_ray.sweep.materials import Data
 from adiabatic_ray.sweep.searcher import ListSearch
 from adiabatic_ray.sweep.space import Config
 from adiabatic_ray.sweep.tuning import run_trials
-from adiabatic_ray.sweep.workbench import Workplace
+from adiabatic_ray.sweep.workbench import DISPLACEMENT, Workplace
 
 
 def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None:
@@ -44,7 +44,7 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
         again = dataclasses.replace(
             sweep,
             evaluate=config.Evaluate(selection=sweep.evaluate.confirmation, scales=sweep.evaluate.scales),
-            budget=dataclasses.replace(sweep.budget, trials=None, target_gain=None, stop_harmful=False, confirm=1),
+            budget=config.Budget(failed_trials=sweep.budget.failed_trials, stop_harmful=False, confirm=1),
             search=config.Search(
                 objective=sweep.search.objective,
                 method="grid",
@@ -65,7 +65,7 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
             def changed(record: Record) -> None:
                 console.changed(record, repeats.records, len(configs))
 
-            books = Books(repeats, ListSearch(configs), again.budget, changed, interrupted)
+            books = Books(repeats, ListSearch(configs), again.budget, changed, interrupted, sweep.resources.retries)
             try:
                 if not books.over:
                     run_trials(books, again, shared, layout, console)
@@ -85,19 +85,20 @@ def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None
 
 
 def choose(ledger: Ledger, top: int) -> list[Record]:
-    """The best trials of different configurations that confirmation has not refuted.
+    """The best trials of different configurations that can be handed over, and that confirmation has not refuted.
 
     Raises:
         SweepError: there is none.
     """
     chosen: dict[str, Record] = {}
     for record in contenders(ledger.records.values()):
-        if record.confirmed is not False:
+        kept = storage.exists(ledger.trial_folder(record.number) / DISPLACEMENT)
+        if kept and (not record.confirmation or record.confirmation["constraint"] <= 0):
             chosen.setdefault(repr(sorted(_seedless(record.config).items())), record)
     if not chosen:
         raise errors.SweepError(
-            f"{ledger.settings['name']} has no feasible trial to confirm; search smaller learning rates, or stronger "
-            "freezing masks, in a sweep of another name."
+            f"{ledger.settings['name']} has no feasible trial to confirm that is better than the untouched encoder and "
+            "was not refuted; search smaller learning rates, or stronger freezing masks, in a sweep of another name."
         )
     return list(chosen.values())[:top]
 
@@ -105,7 +106,7 @@ def choose(ledger: Ledger, top: int) -> list[Record]:
 def fresh(record: Record, sweep: config.Sweep, seeds: int) -> list[Config]:
     """A trial's configuration with seeds that no trial of the sweep had."""
     searched = sweep.search.space.get("seed", [])
-    used = {sweep.seed, sweep.train.seed, *(searched if isinstance(searched, list) else ())}
+    used = {sweep.seed, sweep.train.seed, *(searched if isinstance(searched, list) else [searched.high])}
     first = 1 + max(int(seed) for seed in used if seed is not None)
     return [{**_seedless(record.config), "seed": first + i} for i in range(seeds)]
 

@@ -16,8 +16,8 @@ import rich.table
 from adiabatic_ray.data.sets import DataSet, Ranking
 from adiabatic_ray.evaluate.benchmark import Measurement
 from adiabatic_ray.report import leaderboard
-from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best, contenders, ranked
-from adiabatic_ray.sweep.materials import Data, Filling
+from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best, ranked
+from adiabatic_ray.sweep.materials import Filling
 from adiabatic_ray.train.trial import Progress
 
 Found = TypeVar("Found")
@@ -76,7 +76,11 @@ class Console:
         tuned = [record for number, record in records.items() if number != UNTOUCHED]
         done = [record for record in tuned if record.state != "running"]
         leader = best(tuned)
-        found = f"best feasible {_outcome(leader)} (trial {leader.number})" if leader else "none feasible yet"
+        found = "none feasible yet"
+        if leader is not None and (part := leader.candidate) is not None:
+            scale = "" if part.scale == 1 else f" at scale {part.scale:g}"
+            found = f"best feasible gain {part.gain:+.2f}%, constraint {part.metrics['constraint']:+.2f}"
+            found += f" (trial {leader.number}{scale})"
         elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._began))
         running = ", ".join(str(record.number) for record in tuned if record.state == "running")
         self.progress(f"{len(done)}/{trials or '?'} trials · {found} · running {running or 'none'} · {elapsed}")
@@ -90,11 +94,11 @@ class Console:
                 found: Found = done.value
                 return found
 
-    def dropped(self, data: Data) -> None:
+    def dropped(self, data: Iterable[DataSet]) -> None:
         """Rows that were left out, and why."""
-        for name, found in (("train", data.train), *data.selection.items(), *data.confirmation.items()):
+        for found in data:
             for reason, count in found.dropped.items():
-                self.say(f"data: {name}: dropped {count:,} with {reason}")
+                self.say(f"data: {found.name}: dropped {count:,} with {reason}")
 
     # ---- trials ----
 
@@ -102,6 +106,8 @@ class Console:
         """A trial started, went on or ended."""
         if record.state != "running":
             self.trial_ended(record)
+        elif record.reason:
+            self.say(f"trial {record.number:>3}  {record.reason}")
         self.sweep_progress(records, trials)
 
     def point(self, progress: Progress[Measurement]) -> None:
@@ -216,8 +222,8 @@ class Console:
         counts = collections.Counter(record.state for record in tuned)
         said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
         self.say(f"{ledger.settings['name']}: {'running' if running else 'not running'}; trials: {said}")
-        feasible = sum(record.feasible for record in tuned)
-        self.say(f"feasible: {feasible} as they are, {len(contenders(tuned)) - feasible} more when scaled down")
+        whole, all_told = sum(record.feasible for record in tuned), sum(bool(record.candidate) for record in tuned)
+        self.say(f"feasible: {whole} as they are, {all_told - whole} more when scaled down")
         leader = best(ledger.records.values())
         if leader is not None and leader.candidate is not None:
             word = {True: "confirmed", False: "not confirmed", None: "not confirmed yet"}[leader.confirmed]

@@ -46,7 +46,7 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
     with session.sole_owner(folder), session.interruptible() as interrupted:
         ledger = _open(folder, sweep, console)
         data = materials.read(sweep)
-        console.dropped(data)
+        console.dropped(data.all())
         sweep = materials.for_all_nodes(sweep)
         with session.connected() as own:
             layout = resources.plan(sweep.resources, nodes.now(), preview.number_of_trials(sweep))
@@ -61,7 +61,7 @@ def run(sweep: config.Sweep, console: Console) -> Record | None:
                 if not books.over:
                     run_trials(books, sweep, shared, layout, console)
                 if not interrupted.is_set():
-                    _confirm(sweep, ledger, shared, place, console)
+                    _confirm(sweep, ledger, shared, place, console, interrupted)
                 status = "FAILED" if books.failed else "FINISHED"
             finally:
                 console.clear()
@@ -84,12 +84,13 @@ def _open(folder: Path, sweep: config.Sweep, console: Console) -> Ledger:
         return Ledger.create(folder, settings)
     ledger = Ledger(folder)
     changed = config.differences(ledger.settings, settings)
-    if changed:
+    if changed and ledger.records:  # without any, an earlier run failed on its settings, and these may mend it
         raise errors.SweepError(
             f"{folder} holds a sweep with other settings:\n  "
             + "\n  ".join(changed)
             + f"\nGive this one another `name`, or take its settings back, or delete {folder}."
         )
+    ledger.resettle(settings)
     done = len([record for record in ledger.finished() if record.number != UNTOUCHED])
     console.say(f"{sweep.name}: going on after {done} finished trials")
     return ledger
@@ -131,13 +132,20 @@ def _books(
         console.changed(record, ledger.records, trials)
 
     search = searcher.create(sweep.search, sweep.seed, sweep.budget.trials)
-    return Books(ledger, search, sweep.budget, changed, interrupted)
+    return Books(ledger, search, sweep.budget, changed, interrupted, sweep.resources.retries)
 
 
 # ---- after ---------------------------------------------------------------------------------------------------------
 
 
-def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Workplace, console: Console) -> None:
+def _confirm(
+    sweep: config.Sweep,
+    ledger: Ledger,
+    shared: Materials,
+    place: Workplace,
+    console: Console,
+    interrupted: threading.Event,
+) -> None:
     """Measure the best candidates on the confirmation sets, and export the best."""
     first = contenders(ledger.records.values())[: sweep.budget.confirm]
     # A budget that was raised since may ask for trials whose displacements were not kept.
@@ -148,6 +156,8 @@ def _confirm(sweep: config.Sweep, ledger: Ledger, shared: Materials, place: Work
     for done, (record, metrics) in enumerate(zip(pending, found, strict=False), start=1):
         console.progress(f"confirming the best trials, {done}/{len(pending)}")
         ledger.put(dataclasses.replace(record, confirmation=metrics))
+        if interrupted.is_set():
+            return
     hand_over(ledger, place, console)
 
 
@@ -178,12 +188,20 @@ def finish(sweep: config.Sweep, ledger: Ledger, mirror: Mirror, console: Console
     refuted = [record for record in tuned if record.confirmed is False]
     if refuted and winner is None:
         console.say(
-            f"none of the {len(refuted)} best feasible trials stayed feasible on the confirmation sets, so none is "
-            "handed over; search smaller learning rates, or confirm more (`budget.confirm`) in a sweep of another name"
+            f"none of the {len(refuted)} best feasible trials stayed feasible in confirmation, so none is handed over; "
+            "search smaller learning rates, or confirm more (`budget.confirm`) in a sweep of another name"
         )
     elif winner is None and status == "FINISHED" and tuned:
         nearest = ranked(tuned)[0]
-        console.say(f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint:+.2f}")
+        if nearest.candidate:
+            console.say(
+                f"no feasible trial is better than the untouched encoder, so none is handed over; the best is trial "
+                f"{nearest.number}, gain {nearest.candidate.gain:+.2f}%; search larger learning rates, or more steps"
+            )
+        else:
+            console.say(
+                f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint:+.2f}"
+            )
     if winner is not None and exported is not None:
         console.say(f"best query encoder: {exported / handover.QUERY_ENCODER} (trial {winner.number})")
     console.say(f"report: {ledger.folder / 'report.html'}")

@@ -80,7 +80,7 @@ def _resolve(where: str) -> tuple[Ledger, int | None]:
         from adiabatic_ray.report import runs  # MLflow takes seconds to import
 
         return runs.find(where)
-    trial = path.resolve()
+    trial = storage.folder(where)
     if trial.parent.name == "trials" and re.fullmatch(r"\d{4,}", trial.name):
         return found.find(str(trial.parent.parent)), int(trial.name)
     return found.find(where), None
@@ -98,9 +98,9 @@ def _chosen(ledger: Ledger, number: int | None, force: bool) -> Record:
             return nearest
         refuted = [record for record in tuned.values() if record.confirmed is False]
         none = (
-            f"none of the {len(refuted)} best trials of {ledger.folder} stayed feasible on the confirmation sets"
+            f"none of the {len(refuted)} best trials of {ledger.folder} stayed feasible in confirmation"
             if refuted
-            else f"no trial of {ledger.folder} is feasible"
+            else f"no trial of {ledger.folder} is feasible and better than the untouched encoder"
         )
         raise errors.SweepError(f"{none}; the nearest is {_violation(nearest)}. {_way_out(ledger, nearest)}")
     if number == UNTOUCHED:
@@ -127,7 +127,7 @@ def _nearest(ledger: Ledger, tuned: dict[int, Record]) -> Record:
     """The least infeasible trial: a refuted one where there are any, by how far it was from being confirmed."""
     refuted = [record for record in contenders(tuned.values()) if record.confirmed is False]
     if refuted:
-        return min(refuted, key=lambda record: record.confirmation["constraint"])
+        return min(refuted, key=lambda record: (record.confirmation.get("constraint", 0.0), -record.steadiness[0]))
     complete = [record for record in ranked(tuned.values()) if record.state == "complete"]
     if not complete:
         raise errors.SweepError(
@@ -140,10 +140,11 @@ def _nearest(ledger: Ledger, tuned: dict[int, Record]) -> Record:
 def _violation(record: Record) -> str:
     if record.confirmed is False:
         return (
-            f"trial {record.number}, which was refuted: its constraint on the confirmation sets is "
-            f"{record.confirmation['constraint']:+.2f} (feasible at 0 or below); on selection its worst pair was "
-            f"{(record.candidate.worst if record.candidate else record.worst) or 'not recorded'}"
+            f"trial {record.number}, which was refuted on the confirmation sets: {record.refutation}; on selection its "
+            f"worst pair was {(record.candidate.worst if record.candidate else record.worst) or 'not recorded'}"
         )
+    if record.candidate:
+        return f"trial {record.number}, which is feasible, but gains {record.candidate.gain:+.2f}%"
     return (
         f"trial {record.number}, which is infeasible: its constraint is {record.constraint or 0.0:+.2f} (feasible at 0 "
         f"or below), its worst pair {record.worst or 'not recorded'}"
@@ -151,6 +152,8 @@ def _violation(record: Record) -> str:
 
 
 def _way_out(ledger: Ledger, record: Record) -> str:
+    if record.candidate and not record.candidate.gain > 0:
+        return "Search larger learning rates, or more steps, in a sweep of another name."
     if storage.exists(ledger.trial_folder(record.number) / DISPLACEMENT):
         return "Search smaller learning rates, or export it all the same with --force; its card will say so."
     return "Search smaller learning rates in a sweep of another name (this trial's displacement was not kept)."

@@ -7,17 +7,22 @@ from pathlib import Path
 import optuna
 from optuna.study import StudyDirection
 
-from adiabatic_ray import sweep_file
+from adiabatic_ray import storage, sweep_file
 from adiabatic_ray.report import evidence, page
 from adiabatic_ray.report.ledger import UNTOUCHED, Ledger
 from adiabatic_ray.sweep import space
 
+LOCK = ".report.lock"  # in a sweep's folder
 ENOUGH_TRIALS = 10  # for importances: of fewer they say nothing
 
 
 def write(ledger: Ledger) -> list[Path]:
-    """Write the report's page, figures and leaderboard into the sweep's folder; the paths written."""
-    return page.write(ledger, evidence.gather(ledger), importances(ledger))
+    """Write the report's page, figures and leaderboard into the sweep's folder; the paths written.
+
+    One process at a time: a user may ask for the report when the sweep that runs is about to write it.
+    """
+    with storage.lock(ledger.folder / LOCK, wait=True):
+        return page.write(ledger, evidence.gather(ledger), importances(ledger))
 
 
 def importances(ledger: Ledger) -> dict[str, dict[str, float]]:

@@ -75,7 +75,11 @@ def trial(**changes: Any) -> Record:
         worst="neutral/de/ur",
         scaled=(Candidate(0.5, metrics(9.9, -0.3), WORST),),
         confirmation=metrics(8.8, -0.2),
-        repeats=({"gain": 9.1, "constraint": -0.4}, {"gain": 8.0, "constraint": 0.1}),
+        repeats=(
+            {"gain": 9.1, "constraint": -0.4},
+            {"gain": 8.0, "constraint": 0.1},
+            {"gain": 8.5, "constraint": -0.2},
+        ),
     )
     return dataclasses.replace(record, **changes)
 

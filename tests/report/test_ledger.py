@@ -81,6 +81,12 @@ def test_a_trial_that_stayed_feasible_on_confirmation_goes_first() -> None:
     assert unconfirmed.confirmed is None
 
 
+def test_what_gains_nothing_is_not_handed_over() -> None:
+    records = [record(0, gain=0.0), record(1, gain=-2.0), record(2, gain=0.0)]
+    assert best(records) is None  # the untouched encoder is feasible, and better
+    assert best([*records, record(3, gain=0.1)]) == record(3, gain=0.1)
+
+
 def test_record_files_are_plain_json(tmp_path: Path) -> None:
     ledger = Ledger.create(tmp_path / "s", {})
     ledger.put(record(7))

@@ -190,7 +190,7 @@ def test_the_winner_is_told_with_its_numbers(tmp_path: Path, visit: Any) -> None
     winner = confirm(ledger, -0.31, repeats=repeats)
     keep_outcomes(ledger)
     written = page.write(ledger, evidence(ledger, damaged=[5]), IMPORTANCES)
-    names = ("heat_maps", "curves", "worst_language", "history", "parallel", "importances")
+    names = ("heat_maps", "curves", "rates", "worst_language", "history", "parallel", "importances")
     files = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert {str(path.relative_to(ledger.folder)) for path in written} == {"report.html", "leaderboard.csv", *files}
     assert all(path.stat().st_size > 1000 for path in written)
@@ -265,7 +265,7 @@ def test_texts_stay_texts(tmp_path: Path, visit: Any) -> None:
     tab = visit(page.write(ledger, evidence(ledger, regimes=regimes), {"gain": {EVIL: 1.0}})[0])
     assert tab.evaluate("window.hacked") is None
     assert tab.locator("script").count() == 1
-    assert tab.locator("img").count() == 6
+    assert tab.locator("img").count() == 7
     assert tab.locator("h1").inner_text() == f"{EVIL}: sweep report"
     assert tab.title() == f"{EVIL}: sweep report"
     assert column(tab, "reason").count(EVIL) == 3
@@ -300,7 +300,25 @@ def test_confirmation_refuted_all(tmp_path: Path, visit: Any) -> None:
     tab = visit(page.write(ledger, evidence(ledger), {})[0])
     text = tab.locator(".verdict").inner_text()
     assert "confirmation refuted every trial" in text
-    assert f"trial {first.number} (+0.75)" in text
+    assert f"trial {first.number}, its constraint there is +0.75 (feasible at 0 or below)" in text
+
+
+def test_nothing_feasible_is_better_than_the_untouched_encoder(tmp_path: Path, visit: Any) -> None:
+    ledger = sweep(tmp_path, 12)
+    complete = [record for record in ledger.records.values() if record.state == "complete"]
+    for record in complete[1:]:
+        poor = {**record.metrics, "gain": -1.0 - record.number, "constraint": -0.5}
+        ledger.records[record.number] = dataclasses.replace(record, points=(Point(8, 2.0, poor),), scaled=())
+    assert best(ledger.records.values()) is None
+    tab = visit(page.write(ledger, evidence(ledger), {})[0])
+    text = tab.locator(".verdict").inner_text()
+    assert "No feasible trial is better on msmarco than the untouched encoder" in text
+    assert f"The best of them is trial {complete[1].number} (" in text
+    # The untouched encoder, which was tried with nothing, comes first; the columns of what the others were tried with
+    # are there all the same.
+    shown = tab.locator("#trials-table th button").all_inner_texts()
+    assert {"learning_rate", "margin"} <= set(shown)
+    assert all(column(tab, "learning_rate")[1 : len(complete)])
 
 
 def test_without_confirmation(tmp_path: Path, visit: Any) -> None:

@@ -175,6 +175,29 @@ def test_artifacts_and_model(ledger: Ledger, pocket: Path) -> None:
     assert client.get_registered_model("s-query-encoder").aliases == {}  # nobody confirmed it
 
 
+def test_a_run_that_was_asked_for_twice_is_there_once(ledger: Ledger) -> None:
+    """As MLflow's client does where the answer to its first request came too late."""
+    ours = mirror(ledger)
+    ours.sync()
+    client = mlflow.MlflowClient(tracking.default_uri(ledger.folder.parent))
+    first = runs(ledger)["1"]
+    client.create_run(
+        first.info.experiment_id, tags={"sweep.id": ledger.id, "sweep.trial": "1", "mlflow.parentRunId": "x"}
+    )
+    ours.sync(ending=True)
+    ours.close("FINISHED")
+    assert runs(ledger)["1"].info.run_id == first.info.run_id  # `runs` sees to it that there is one
+
+
+def test_what_names_the_winner_goes_with_it(ledger: Ledger) -> None:
+    ours = mirror(ledger)
+    ours.sync()
+    ours.log_summary({"gain": 2.0}, {"best.trial": "1", "best.scale": "1", "best.worst": "neutral/de/en"})
+    assert runs(ledger)["parent"].data.tags["best.trial"] == "1"
+    ours.drop_champion()
+    assert not [key for key in runs(ledger)["parent"].data.tags if key.startswith("best.")]
+
+
 def test_the_champion_is_confirmed_or_there_is_none(ledger: Ledger, pocket: Path) -> None:
     ours = mirror(ledger)
     ours.sync()

@@ -9,11 +9,12 @@ from typing import Any
 import mlflow
 import pytest
 
-from adiabatic_ray import cli, config, errors, sweep_file
+from adiabatic_ray import cli, config, errors, storage, sweep_file
 from adiabatic_ray.report import tracking
 from adiabatic_ray.report.ledger import Candidate, Ledger, Point, Record, best
 from adiabatic_ray.sweep import confirmation, driver
 from adiabatic_ray.sweep.console import Console
+from adiabatic_ray.sweep.workbench import DISPLACEMENT
 
 Load = Callable[..., config.Sweep]
 
@@ -40,6 +41,9 @@ def test_what_is_confirmed(ledger: Ledger) -> None:
     ledger.put(made(4, 6.0, 0.4))
     ledger.put(made(5, 5.0))
     ledger.put(made(6, 4.0))
+    ledger.put(made(7, 3.0))
+    for number in (1, 2, 3, 4, 5, 6):  # the displacement of trial 7 was not kept, so it could not be handed over
+        storage.write(ledger.trial_folder(number) / DISPLACEMENT, "")
     assert [record.number for record in confirmation.choose(ledger, 2)] == [1, 5]
     assert [record.number for record in confirmation.choose(ledger, 9)] == [1, 5, 6]
 
@@ -58,6 +62,9 @@ def test_seeds_are_fresh(load_sweep: Load) -> None:
     sweep = load_sweep({"seed": 3, "search.space": {"learning_rate": [1e-7], "seed": [3, 4, 9]}})
     configs = confirmation.fresh(made(1, 1.0, config={"learning_rate": 1e-7, "seed": 4}), sweep, 3)
     assert configs == [{"learning_rate": 1e-7, "seed": seed} for seed in (10, 11, 12)]
+    sweep = load_sweep({"search.space": {"learning_rate": [1e-7], "seed": {"low": 0, "high": 20}}})
+    configs = confirmation.fresh(made(1, 1.0, config={"learning_rate": 1e-7, "seed": 4}), sweep, 2)
+    assert [one["seed"] for one in configs] == [21, 22]
 
 
 def test_repetitions_are_read_at_the_candidates_scale(load_sweep: Load) -> None:
@@ -80,14 +87,22 @@ def test_the_steady_one_wins_and_not_the_luckiest() -> None:
     better = made(3, 8.0, repeats=repeats((9.0, -0.4), (9.0, -0.5), (9.0, -0.4)))
     assert best([made(0, 0.0), lucky, steady]) == steady
     assert best([made(0, 0.0), lucky, steady, better]) == better
-    assert best([lucky]) == lucky
+    assert best([lucky]) is None  # most of its repetitions were infeasible
+    assert lucky.confirmed is False
+    assert lucky.refutation == "of its 3 repetitions with other seeds only 1 stayed feasible there"
+    assert (steady.confirmed, steady.refutation) == (True, "")
+    once = made(4, 5.0, confirmation={"constraint": -0.1, "gain": 4.0, "p_value": 0.01})
+    assert best([lucky, once]) == once
+    assert best([lucky, once, steady]) == steady
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_confirm_from_the_command_line(write_sweep: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep, then two seeds for its two best: in the ledger, the report, MLflow and the terminal; run once only."""
-    file = write_sweep({"constraint": {"data": "xnli", "margin": 90.0, "alpha": 1e-9}, "budget.confirm": 2})
+    rates = {"objective": "questions", "method": "grid", "space": {"learning_rate": [3e-5, 6e-5, 1e-4]}}
+    harmless = {"data": "xnli", "margin": 90.0, "alpha": 1e-9}
+    file = write_sweep({"search": rates, "constraint": harmless, "budget": {"confirm": 2}})
     sweep = sweep_file.load(file)
     driver.run(sweep, Console())
     capsys.readouterr()

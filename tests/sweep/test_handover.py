@@ -117,7 +117,7 @@ def test_a_trial_by_its_folder_and_an_earlier_export_is_replaced(ledger: Ledger,
     ("arguments", "message"),
     [
         (["--trial", 3], r"trial 3, which is infeasible: its constraint is \+0.70 .*contradiction/fr/en.*--force"),
-        (["--trial", 6], r"trial 6, which was refuted: its constraint on the confirmation sets is \+0.30"),
+        (["--trial", 6], r"trial 6, which was refuted on the confirmation sets: its constraint there is \+0.30"),
         (["--trial", 9], r"has no trial 9; it has 1, 2, 3, 4, 5, 6 beside the untouched encoder"),
         (["--trial", 0], r"trial 0 is the untouched encoder"),
         (["--trial", 4, "--force"], r"trial 4 ended as crashed: RuntimeError: no memory; .*: 1, 2, 3, 5, 6"),

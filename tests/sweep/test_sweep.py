@@ -129,7 +129,7 @@ def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> 
                 "objective": "questions",
                 "method": "grid",
                 "space": {
-                    "learning_rate": [1e30, 3e-2, 1e-6],
+                    "learning_rate": [1e30, 3e-2, 3e-5],
                     "loss": ["triplet_margin", "infonce"],
                     "batch_size": [1],
                 },
@@ -145,13 +145,13 @@ def test_trials_that_fail_are_results_and_the_rest_goes_on(load_sweep: Load) -> 
     assert states[1e30, "triplet_margin"].state == "diverged"
     assert "the loss is nan" in states[1e30, "triplet_margin"].reason
     assert states[3e-2, "triplet_margin"].state in ("stopped", "diverged")
-    for rate in (1e30, 3e-2, 1e-6):
+    for rate in (1e30, 3e-2, 3e-5):
         crashed = states[rate, "infonce"]
         assert crashed.state == "crashed"
         assert crashed.reason.startswith("InvalidValue: `batch_size` must be at least 2 for the loss `infonce`")
         assert (crashed.constraint, crashed.feasible) == (FAILED_CONSTRAINT, False)
         assert "Traceback" in (ledger.trial_folder(crashed.number) / "error.txt").read_text()
-    assert winner == states[1e-6, "triplet_margin"]
+    assert winner == states[3e-5, "triplet_margin"]
     runs = mlflow_runs(sweep)
     for number, record in ledger.records.items():
         expected = {"complete": "FINISHED", "stopped": "KILLED"}.get(record.state, "FAILED")
@@ -211,7 +211,7 @@ def test_what_cannot_work_fails_before_any_trial(load_sweep: Load, tmp_path: Pat
     with pytest.raises(errors.DataError, match=r"questions: .*none.jsonl does not exist"):
         run(load_sweep({"evaluate.selection.questions.path": str(tmp_path / "none.jsonl"), "name": "b"}))
     with pytest.raises(errors.MaskError, match=r"freeze: the pattern `layer.9`"):
-        run(load_sweep({"search.space.freeze": ["embeddings", "layer.9"], "name": "d"}))
+        run(load_sweep({"search.space.freeze": ["embeddings", "layer.9"], "name": "b"}))  # what failed may be mended
     with pytest.raises(errors.ModelError, match=r"holds no model"):
         run(load_sweep({"model.name": str(tmp_path), "name": "c"}))
 
@@ -230,7 +230,7 @@ def test_several_trials_at_once(load_sweep: Load) -> None:
 def test_what_is_handed_over_follows_the_winner(load_sweep: Load) -> None:
     """A larger budget finds a better trial, or confirms more of them."""
     changes = {
-        "search": {"objective": "questions", "method": "grid", "space": {"learning_rate": [1e-7, 3e-5]}},
+        "search": {"objective": "questions", "method": "grid", "space": {"learning_rate": [1e-5, 3e-5]}},
         "train.steps": 40,
         "constraint": {"data": "xnli", "margin": 90.0, "alpha": 1e-9},
         "evaluate.confirmation": None,
