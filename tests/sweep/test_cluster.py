@@ -147,6 +147,44 @@ def test_a_lost_node_is_not_its_trials_failure(cluster: Any, write_sweep: Callab
     assert len({str(sorted(record.config.items())) for record in ended.values()}) == 5
 
 
+def test_a_lost_head_costs_no_finished_trial(cluster: Any, write_sweep: Callable[..., Path], tmp_path: Path) -> None:
+    """Without its head a cluster is none. The sweep ends, and goes on on another one as if nothing had happened."""
+    path = write_sweep(
+        {
+            "train.steps": 150,
+            "train.evaluations": 3,
+            "search.space.learning_rate": {"low": 1e-7, "high": 1e-4, "log": True},
+            "budget": {"trials": 3, "stop_harmful": False},
+        }
+    )
+    folder, log = Path(sweep_file.load(path).storage) / "small", tmp_path / "log"
+    command = [sys.executable, "-m", "adiabatic_ray", "sweep", str(path)]
+    # How long Ray's processes wait for a head to come back.
+    environment = os.environ | {"RAY_ADDRESS": cluster.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+    sweep = subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
+    try:
+        while not (2 in records(folder) and records(folder)[2].points):
+            assert sweep.poll() is None, log.read_text()
+            time.sleep(0.1)
+        cluster.head_node.kill_gcs_server(check_alive=False)
+        assert sweep.wait(timeout=200) != 0, log.read_text()
+    finally:
+        sweep.kill()
+    cut_off = records(folder)
+    assert (cut_off[1].state, cut_off[2].state) == ("complete", "running")
+
+    done = subprocess.run(
+        command, env=os.environ | {"RAY_ADDRESS": ""}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after 1 finished trials" in done.stdout
+    ended = records(folder)
+    assert [record.state for _, record in sorted(ended.items())] == ["complete"] * 4
+    assert ended[1].points == cut_off[1].points
+    assert ended[2].points[: len(cut_off[2].points)] == cut_off[2].points
+    assert len({str(sorted(record.config.items())) for record in ended.values()}) == 4
+
+
 def test_a_sweep_waits_for_nodes_that_were_all_lost(
     cluster: Any, write_sweep: Callable[..., Path], tmp_path: Path
 ) -> None:
