@@ -395,7 +395,7 @@ class Sweep:
         path, kinds = f"search.space.{key}", _kinds(key)
         if interval:
             _require(float in kinds or int in kinds, path, "must be a list of choices, not a range")
-            if float not in kinds:
+            if is_whole(key):
                 _require(float(value).is_integer(), path, f"must hold whole numbers, but got {value!r}")
                 value = int(value)
                 step = self.search.space[key].step  # type: ignore[union-attr]
@@ -418,6 +418,11 @@ def _kinds(key: str) -> tuple[Any, ...]:
     """The types, or the literal values, that a key of `train` accepts beside `None`."""
     hint = typing.get_type_hints(Train)[key]
     return tuple(kind for kind in typing.get_args(hint) if kind is not type(None)) or (hint,)
+
+
+def is_whole(key: str) -> bool:
+    """Whether a key of `train` takes whole numbers only."""
+    return int in _kinds(key)
 
 
 def listed(names: Iterable[str]) -> str:

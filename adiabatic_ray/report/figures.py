@@ -81,14 +81,9 @@ def outcomes_over_rate(records: Sequence[Record], objective: str) -> Figure:
     shown = tuned(records)
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    size, alpha = _size(shown)
     labels = {"gain": f"gain on {objective} (%)", "worst_language": "improvement of the\nworst language (%)"}
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
-        for kind, (marker, colour) in _KINDS.items():
-            mine = [(r.config["learning_rate"], r.metrics[key]) for r in shown if _kind(r) == kind]
-            if mine:
-                x, y = zip(*mine, strict=True)
-                axes.scatter(x, y, s=size, marker=marker, color=colour, alpha=alpha, label=kind)
+        _by_kind(axes, shown, [record.config["learning_rate"] for record in shown], [r.metrics[key] for r in shown])
         _frame(axes, "", label)
         stretch(axes, "y", [record.metrics[key] for record in shown if record.feasible])
     figure.align_ylabels(panels)
@@ -245,14 +240,7 @@ def history(records: Sequence[Record], objective: str) -> Figure:
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     axes = figure.subplots()
     shown = tuned(records)
-    size, alpha = _size(shown)
-    for kind, (marker, colour) in _KINDS.items():
-        mine = [record for record in shown if _kind(record) == kind]
-        if mine:
-            axes.scatter(
-                [r.number for r in mine], [_worth(r) for r in mine],
-                s=size, marker=marker, color=colour, alpha=alpha, label=kind,
-            )  # fmt: skip
+    _by_kind(axes, shown, [record.number for record in shown], [_worth(record) for record in shown])
     failed = [record.number for record in records if record.failed]
     if failed:
         axes.plot(failed, [0.02] * len(failed), transform=axes.get_xaxis_transform(), linestyle="none", marker="|",
@@ -272,6 +260,18 @@ _KINDS = {
     "feasible part of the displacement": ("^", SCALED),
     "feasible": ("o", FEASIBLE),
 }
+
+
+def _by_kind(axes: Any, records: Sequence[Record], x: Sequence[float], y: Sequence[float]) -> None:
+    """Scatter trials at `x` and `y` in the colours and markers of what became of them."""
+    size, alpha = _size(records)
+    for kind, (marker, colour) in _KINDS.items():
+        mine = [i for i, record in enumerate(records) if _kind(record) == kind]
+        if mine:
+            axes.scatter(
+                [x[i] for i in mine], [y[i] for i in mine],
+                s=size, marker=marker, color=colour, alpha=alpha, label=kind,
+            )  # fmt: skip
 
 
 def _kind(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,10 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
             "scale_gain": record.candidate.gain if record.candidate else None,
             "scale_constraint": record.candidate.metrics["constraint"] if record.candidate else None,
             **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
-            **_repeats(record),
+            "seeds": len(record.repeats) or None,
+            "seeds_feasible": record.steadiness[0] if record.repeats else None,
+            "seeds_gain": record.steadiness[1] if record.repeats else None,
+            "seeds_gain_sd": record.spread,
             "worst": record.worst,
             **{key: record.config.get(key) for key in keys},
             "state": record.state,
@@ -41,14 +43,6 @@ def table(records: Iterable[Record]) -> pd.DataFrame:
         }
         rows.append(row | {key: value for key, value in record.metrics.items() if key not in row})
     return pd.DataFrame(rows)
-
-
-def _repeats(record: Record) -> dict[str, float | None]:
-    """How a configuration did with other seeds: how many there were, the share that stayed feasible, and the gains."""
-    gains = [repeat["gain"] for repeat in record.repeats]
-    share, mean = record.steadiness if gains else (None, None)
-    spread = statistics.stdev(gains) if len(gains) > 1 else None
-    return {"seeds": len(gains) or None, "seeds_feasible": share, "seeds_gain": mean, "seeds_gain_sd": spread}
 
 
 def standing(record: Record, winner: Record | None) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -123,18 +124,26 @@ class Record:
         """What the confirmation sets showed against the candidate, in words; empty where nothing."""
         if self.confirmation and self.confirmation["constraint"] > 0:
             return f"its constraint there is {self.confirmation['constraint']:+.2f} (feasible at 0 or below)"
-        if self.repeats and self.steadiness[0] <= 0.5:
-            feasible = round(self.steadiness[0] * len(self.repeats))
-            return f"of its {len(self.repeats)} repetitions with other seeds only {feasible} stayed feasible there"
+        if self.repeats and 2 * self.stayed <= len(self.repeats):
+            return f"of its {len(self.repeats)} repetitions with other seeds only {self.stayed} stayed feasible there"
         return ""
+
+    @property
+    def stayed(self) -> int:
+        """How many repetitions stayed feasible."""
+        return sum(repeat["constraint"] <= 0 for repeat in self.repeats)
 
     @property
     def steadiness(self) -> tuple[float, float]:
         """The share of repetitions that stayed feasible, and their mean gain: what confirmed trials are ranked by."""
         if not self.repeats:
             return 0.0, 0.0
-        feasible = [repeat["constraint"] <= 0 for repeat in self.repeats]
-        return sum(feasible) / len(feasible), sum(repeat["gain"] for repeat in self.repeats) / len(feasible)
+        return self.stayed / len(self.repeats), statistics.fmean(repeat["gain"] for repeat in self.repeats)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of the repetitions' gains; `None` where there are not two."""
+        return statistics.stdev(repeat["gain"] for repeat in self.repeats) if len(self.repeats) > 1 else None
 
     def ended(self, state: State, reason: str = "") -> Record:
         return dataclasses.replace(self, state=state, reason=reason, finished=time.time())

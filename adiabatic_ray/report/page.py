@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from matplotlib.figure import Figure
 
 from adiabatic_ray import storage
@@ -189,12 +188,11 @@ def _facts(winner: Record, settings: Mapping[str, Any]) -> dict[str, str]:
         "Frozen": str(winner.config.get("freeze", settings["train"]["freeze"])),
     }
     if winner.repeats:
-        gains = pd.Series([repeat["gain"] for repeat in winner.repeats], dtype=float)
-        stayed = sum(repeat["constraint"] <= 0 for repeat in winner.repeats)
-        spread = "" if len(gains) == 1 else f", standard deviation {gains.std():.2f}"
+        gains = [repeat["gain"] for repeat in winner.repeats]
+        spread = "" if winner.spread is None else f", standard deviation {winner.spread:.2f}"
         facts["Other seeds"] = (
-            f"{stayed} of {len(gains)} stayed feasible; mean gain {percent(gains.mean())}{spread} "
-            f"({percent(gains.min())} to {percent(gains.max())})"
+            f"{winner.stayed} of {len(gains)} stayed feasible; mean gain {percent(winner.steadiness[1])}{spread} "
+            f"({percent(min(gains))} to {percent(max(gains))})"
         )
     return facts
 
@@ -281,8 +279,8 @@ def _pictures(
     ledger: Ledger, records: Sequence[Record], evidence: Evidence, importances: Importances
 ) -> dict[str, Picture]:
     winner, objective = best(records), ledger.settings["search"]["objective"]
-    pictures = [_heat_maps(ledger, winner), _curves(ledger.settings, records, evidence)]
-    pictures.append(_rates(ledger.settings, records))
+    settings = ledger.settings
+    pictures = [_heat_maps(ledger, winner), _curves(settings, records, evidence), _rates(settings, records)]
     if not figures.tuned(records):
         pictures += [
             Picture(name, "", "No trial was measured yet.") for name in ("worst_language", "history", "parallel")

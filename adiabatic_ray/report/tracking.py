@@ -17,7 +17,6 @@ import math
 import os
 import platform
 import re
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -285,8 +284,8 @@ class Mirror:
             later |= {f"candidate/{key}": record.candidate.metrics[key] for key in ("gain", "constraint")}
         if record.repeats:
             later |= dict(zip(("repeats/feasible_share", "repeats/gain_mean"), record.steadiness, strict=True))
-            if len(record.repeats) > 1:
-                later["repeats/gain_sd"] = statistics.stdev(repeat["gain"] for repeat in record.repeats)
+            if record.spread is not None:
+                later["repeats/gain_sd"] = record.spread
         when = record.finished or time.time()
         metrics += _metrics(later, when, 0)
         if ended and record.failed and record.constraint is not None:

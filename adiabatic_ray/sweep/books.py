@@ -6,6 +6,7 @@ before anything else learns of it.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 import time
@@ -30,15 +31,14 @@ class Books:
         budget: config.Budget,
         listener: Listener,
         interrupted: threading.Event,
-        retries: int = 0,
+        retries: int,
     ) -> None:
         self.ledger, self.search, self.budget, self.retries = ledger, search, budget, retries
         self.listener, self.interrupted = listener, interrupted
         self.failed = False  # over because too many trials crashed
         self.over = ""  # why no further trial starts
         self._exhausted = ""  # why there is no further configuration; lost trials may yet start again
-        self._running: set[int] = set()
-        self._losses: dict[int, tuple[int, int]] = {}  # the step that a trial was lost after, and how often
+        self._losses: collections.Counter[tuple[int, int]] = collections.Counter()  # of a trial, after a step
         self._began = time.monotonic()
         self._last: dict[int, dict[str, Any]] = {}  # the last report of each trial in this run
         self._dropped: set[int] = set()  # trials whose displacements are deleted
@@ -60,7 +60,6 @@ class Books:
             return None
         if self._unfinished:
             record = self._unfinished.pop(0)
-            self._running.add(record.number)
             return record.number, dict(record.config)
         number = max(self.ledger.records, default=UNTOUCHED) + 1
         if self.budget.trials is not None and number > self.budget.trials:
@@ -68,11 +67,10 @@ class Books:
         choice = None if self._exhausted else self.search.propose(number)
         if choice is None:
             self._exhausted = self._exhausted or "every configuration was tried"
-            if not self._running:
+            if all(record.state != "running" for record in self.ledger.records.values()):
                 self.over = self._exhausted
             return None
         self._put(Record(number=number, config=choice, started=time.time()))
-        self._running.add(number)
         return number, choice
 
     @property
@@ -92,8 +90,7 @@ class Books:
             point = Point(report["step"], time.time(), report["metrics"])
             earlier = tuple(p for p in record.points if p.step < point.step)
             scaled = tuple(Candidate(**candidate) for candidate in report["scaled"])
-            told = {"points": (*earlier, point), "worst": report["worst"], "scaled": scaled, "reason": ""}
-            self._put(dataclasses.replace(record, **told))
+            self._put(dataclasses.replace(record, points=(*earlier, point), worst=report["worst"], scaled=scaled))
         return self._harmful(report)
 
     def lost(self, number: int, reason: str) -> None:
@@ -104,21 +101,15 @@ class Books:
         """
         record = self.ledger.records[number]
         reached = record.points[-1].step if record.points else 0
-        step, count = self._losses.get(number, (reached, 0))
-        count = count + 1 if step == reached else 1
-        self._losses[number] = reached, count
-        if count > self.retries:
+        self._losses[number, reached] += 1
+        if self._losses[number, reached] > self.retries:
             self.ended(number, reason)
             return
-        self._running.discard(number)
-        self._last.pop(number, None)
-        record = dataclasses.replace(record, reason=f"{reason}; starts again after step {reached}")
-        self._put(record)
         self._unfinished.append(record)
+        self.listener(dataclasses.replace(record, reason=f"{reason}; starts again after step {reached}"))
 
     def ended(self, number: int, crash: str = "") -> None:
         """Take note that a trial runs no more: by itself, stopped, cut off by the end of the run, or by a crash."""
-        self._running.discard(number)
         record, last = self.ledger.records[number], self._last.get(number)
         if crash:
             record = record.ended("crashed", crash)

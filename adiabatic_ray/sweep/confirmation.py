@@ -10,16 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from adiabatic_ray import config, errors, storage, sweep_file
+from adiabatic_ray import config, errors, sweep_file
 from adiabatic_ray.report.ledger import FAILED_CONSTRAINT, Ledger, Record, best, contenders, exists
-from adiabatic_ray.sweep import driver, materials, nodes, resources, session, waiting
+from adiabatic_ray.sweep import driver, materials, nodes, resources, session, waiting, workbench
 from adiabatic_ray.sweep.books import Books
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.materials import Data
 from adiabatic_ray.sweep.searcher import ListSearch
 from adiabatic_ray.sweep.space import Config
 from adiabatic_ray.sweep.tuning import run_trials
-from adiabatic_ray.sweep.workbench import DISPLACEMENT, Workplace
+from adiabatic_ray.sweep.workbench import Workplace
 
 
 def run(ledger: Ledger, top: int, seeds: int, console: Console) -> Record | None:
@@ -92,15 +92,19 @@ def choose(ledger: Ledger, top: int) -> list[Record]:
     """
     chosen: dict[str, Record] = {}
     for record in contenders(ledger.records.values()):
-        kept = storage.exists(ledger.trial_folder(record.number) / DISPLACEMENT)
-        if kept and (not record.confirmation or record.confirmation["constraint"] <= 0):
-            chosen.setdefault(repr(sorted(_seedless(record.config).items())), record)
+        key = repr(sorted(_seedless(record.config).items()))
+        # Earlier repetitions do not count, whatever they showed: asked for again, the same trials are chosen.
+        refuted = dataclasses.replace(record, repeats=()).confirmed is False
+        if key not in chosen and not refuted and workbench.kept(ledger.trial_folder(record.number)):
+            chosen[key] = record
+        if len(chosen) == top:
+            break
     if not chosen:
         raise errors.SweepError(
             f"{ledger.settings['name']} has no feasible trial to confirm that is better than the untouched encoder and "
             "was not refuted; search smaller learning rates, or stronger freezing masks, in a sweep of another name."
         )
-    return list(chosen.values())[:top]
+    return list(chosen.values())
 
 
 def fresh(record: Record, sweep: config.Sweep, seeds: int) -> list[Config]:

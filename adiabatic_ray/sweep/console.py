@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import statistics
 import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import TypeVar
@@ -201,16 +200,14 @@ class Console:
         table.add_column("configuration")
         for record in repeated:
             gains = [repeat["gain"] for repeat in record.repeats]
-            constraints = [repeat["constraint"] for repeat in record.repeats]
-            spread = statistics.stdev(gains) if len(gains) > 1 else None
             table.add_row(
                 str(record.number),
-                f"{sum(c <= 0 for c in constraints)}/{len(constraints)}",
-                _number(statistics.fmean(gains), "+.2f"),
-                _number(spread, ".2f"),
+                f"{record.stayed}/{len(gains)}",
+                _number(record.steadiness[1], "+.2f"),
+                _number(record.spread, ".2f"),
                 _number(min(gains), "+.2f"),
                 _number(max(gains), "+.2f"),
-                _number(max(constraints), "+.2f"),
+                _number(max(repeat["constraint"] for repeat in record.repeats), "+.2f"),
                 rich.markup.escape(leaderboard.configuration(record)),
             )
         self.say("\ntrained again with fresh seeds, measured on the confirmation sets")

@@ -31,7 +31,7 @@ from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.local import cache_folder
 from adiabatic_ray.sweep.materials import Data, Filling, Materials
 from adiabatic_ray.sweep.tuning import run_trials
-from adiabatic_ray.sweep.workbench import DISPLACEMENT, Workplace
+from adiabatic_ray.sweep.workbench import Workplace
 
 
 def run(sweep: config.Sweep, console: Console) -> Record | None:
@@ -149,7 +149,7 @@ def _confirm(
     """Measure the best candidates on the confirmation sets, and export the best."""
     first = contenders(ledger.records.values())[: sweep.budget.confirm]
     # A budget that was raised since may ask for trials whose displacements were not kept.
-    chosen = [record for record in first if storage.exists(ledger.trial_folder(record.number) / DISPLACEMENT)]
+    chosen = [record for record in first if workbench.kept(ledger.trial_folder(record.number))]
     pending = [record for record in chosen if not record.confirmation] if shared.confirmation else []
     candidates = [(ledger.trial_folder(r.number), r.candidate.scale) for r in pending if r.candidate]
     found = place.run(workbench.confirm, sweep, shared, candidates)

@@ -14,7 +14,7 @@ from adiabatic_ray.model.export import QUERY_ENCODER, RETRIEVAL_MODEL
 from adiabatic_ray.report import card
 from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best, contenders, ranked, write
 from adiabatic_ray.sweep import found, workbench
-from adiabatic_ray.sweep.workbench import DISPLACEMENT, RECORD, Workplace
+from adiabatic_ray.sweep.workbench import RECORD, Workplace
 
 __all__ = ["QUERY_ENCODER", "RETRIEVAL_MODEL", "folder", "holds", "replace", "write_out"]
 
@@ -154,7 +154,7 @@ def _violation(record: Record) -> str:
 def _way_out(ledger: Ledger, record: Record) -> str:
     if record.candidate and not record.candidate.gain > 0:
         return "Search larger learning rates, or more steps, in a sweep of another name."
-    if storage.exists(ledger.trial_folder(record.number) / DISPLACEMENT):
+    if workbench.kept(ledger.trial_folder(record.number)):
         return "Search smaller learning rates, or export it all the same with --force; its card will say so."
     return "Search smaller learning rates in a sweep of another name (this trial's displacement was not kept)."
 

@@ -130,17 +130,19 @@ class Cluster:
 
     def jobs(self, name: str) -> list[JobDetails]:
         """The jobs of a sweep, first to last."""
-        with self._asking():
-            listed = self._client.list_jobs()
-        found = [job for job in listed if (job.metadata or {}).get(SWEEP) == name]
+        found = [job for job in self._all() if (job.metadata or {}).get(SWEEP) == name]
         return sorted(found, key=lambda job: job.start_time or 0)
+
+    def _all(self) -> list[JobDetails]:
+        with self._asking():
+            listed: list[JobDetails] = self._client.list_jobs()
+        return listed
 
     def last(self, name: str) -> JobDetails:
         """The last job of a sweep. Raises SweepError where there is none."""
         jobs = self.jobs(name)
         if not jobs:
-            with self._asking():
-                names = {(job.metadata or {}).get(SWEEP) for job in self._client.list_jobs()}
+            names = {(job.metadata or {}).get(SWEEP) for job in self._all()}
             raise errors.SweepError(
                 f"no job at {self.address} runs, or ran, a sweep `{name}`; it knows "
                 + (", ".join(f"`{known}`" for known in sorted(filter(None, names))) or "none")

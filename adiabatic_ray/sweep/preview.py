@@ -150,7 +150,7 @@ def _heaviest(sweep: config.Sweep) -> config.Train:
             numbers = all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices)
             values[key] = max(choices) if numbers else choices[0]
         else:
-            values[key] = int(choices.high) if space.is_whole(key) else choices.high
+            values[key] = int(choices.high) if config.is_whole(key) else choices.high
     return config.trial_settings(sweep, values)
 
 

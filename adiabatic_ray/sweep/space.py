@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import typing
 
 import optuna
 from optuna import distributions
@@ -23,16 +22,10 @@ def to_distributions(search: config.Search) -> dict[str, distributions.BaseDistr
 def _distribution(key: str, choices: config.Range | list[config.Scalar]) -> distributions.BaseDistribution:
     if isinstance(choices, list):
         return distributions.CategoricalDistribution(choices)
-    if is_whole(key):
+    if config.is_whole(key):
         step = int(choices.step or 1)
         return distributions.IntDistribution(int(choices.low), int(choices.high), log=choices.log, step=step)
     return distributions.FloatDistribution(choices.low, choices.high, log=choices.log, step=choices.step)
-
-
-def is_whole(key: str) -> bool:
-    """Whether a hyper-parameter takes whole numbers only."""
-    kinds = typing.get_type_hints(config.Train)[key]
-    return int in (kinds, *typing.get_args(kinds))
 
 
 def grid(search: config.Search) -> list[Config]:

@@ -96,6 +96,11 @@ def export_encoder(
     yield target
 
 
+def kept(trial_folder: Path) -> bool:
+    """Whether a trial's displacement is there still, so that it can be confirmed and handed over."""
+    return storage.exists(trial_folder / DISPLACEMENT)
+
+
 def displacement(trial_folder: Path, scale: float) -> dict[str, torch.Tensor]:
     """A trial's displacement times `scale`, by parameter.
 
