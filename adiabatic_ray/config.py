@@ -1,7 +1,7 @@
 """The schema of a sweep file and its checks.
 
-It is plain dataclasses, so that trainers and evaluators need nothing but the standard library to be configured.
-`sweep_file.load` reads a YAML file into a `Sweep`.
+These are plain dataclasses, so that trainers and evaluators need only the standard library to be configured.
+`sweep_file.load` reads a YAML file into a `Sweep`. The line under a field explains it; `schema` hands it to editors.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Scalar = float | int | str | bool
 
 Column = Literal["query", "positive", "negative", "premise", "hypothesis", "label", "language", "id"]
 
-# pydantic reads this from the dataclasses when a file is loaded.
+# pydantic reads this from the dataclasses when a file is loaded, and when `schema` asks for their JSON schema.
 STRICT = {"extra": "forbid"}
 
 
 class InvalidValue(ValueError):
-    """A value outside of what its key allows; `key` is relative to the section that raised it."""
+    """A value that its key does not allow. `key` is relative to the section that raised it."""
 
     def __init__(self, key: str, problem: str) -> None:
         self.key, self.problem = key, problem
@@ -43,20 +43,24 @@ def _holds_password(address: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """One value for queries and one for passages; `None` leaves it to the model."""
+    """A text for queries and one for passages."""
 
     __pydantic_config__: ClassVar = STRICT
     query: str | None = None
+    """Text put before every query; the model's own query prompt unless given."""
     passage: str | None = None
+    """Text put before every passage; the model's own document prompt unless given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Maximum lengths in tokens; `None` leaves it to the model."""
+    """Maximum lengths in tokens."""
 
     __pydantic_config__: ClassVar = STRICT
     query: int | None = None
+    """A query is cut after this many tokens, its prompt included: at least 3, at most the model's own limit."""
     passage: int | None = None
+    """A passage is cut after this many tokens, its prompt included: at least 3, at most the model's own limit."""
 
     def __post_init__(self) -> None:
         for key in ("query", "passage"):
@@ -66,32 +70,44 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The untouched encoder: a hub id or a folder in sentence-transformers' or transformers' layout."""
+    """The untouched encoder, in sentence-transformers' or transformers' layout."""
 
     __pydantic_config__: ClassVar = STRICT
     name: str
+    """A hub id, a folder, or the URL of a folder in an object store. The weights must be in safetensors."""
     revision: str | None = None
+    """Branch, tag or commit on the hub; its main branch unless given."""
     prompts: Sides = field(default_factory=Sides)
+    """Texts put before queries and passages; the model's own unless given."""
     max_length: Lengths = field(default_factory=Lengths)
+    """Longest texts, in tokens; the model's own limits unless given."""
     pooling: Literal["mean", "cls", "max", "lasttoken"] | None = None
+    """How token vectors become one embedding. The model's own unless given; needed where it names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where a data set lies: a hub id, a folder, or a parquet, JSONL, TSV or CSV file.
 
-    What kind of set it is follows from its columns: `query, positive, negative` (triplets) or `premise, hypothesis,
-    label` (XNLI); a folder with corpus, queries and judgements is BEIR.
+    Its columns say what kind of set it is: `query, positive, negative` (triplets) or `premise, hypothesis, label`
+    (XNLI). A folder with corpus, queries and judgements is BEIR.
     """
 
     __pydantic_config__: ClassVar = STRICT
     path: str
-    name: str | None = None  # the hub's word for a subset of a data set
+    """A hub id, a folder, or a file (parquet, JSONL, JSON, TSV, CSV)."""
+    name: str | None = None
+    """The hub's word for a subset of a data set, such as `all_languages` of `facebook/xnli`."""
     revision: str | None = None
-    split: str | None = None  # in the hub's notation, so `train[:2000]` and `dev[50%:]` work for local files too
+    """Branch, tag or commit on the hub; its main branch unless given."""
+    split: str | None = None
+    """In the hub's notation (`train[:2000]`), for local files too. A BEIR folder's is `test` unless given."""
     columns: dict[Column, str] = field(default_factory=dict)
+    """What the data call a column, by our word for it: `{positive: relevant_passage}`."""
     languages: list[str] | None = None
+    """The languages of XNLI to use; all of them unless given."""
     limit: int | None = None
+    """Take this many triplets, premises or queries, drawn at random with the seed; all unless given."""
 
     def __post_init__(self) -> None:
         _require(bool(self.path), "path", "must not be empty")
@@ -101,25 +117,41 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How one trial trains. Every scalar here may be searched over instead of fixed."""
+    """How one trial trains. All but `data` and `evaluations` can be searched over instead of fixed."""
 
     __pydantic_config__: ClassVar = STRICT
     data: Source
+    """The triplets to train on."""
     loss: Literal["triplet_margin", "infonce"] = "triplet_margin"
+    """`triplet_margin` is the paper's. `infonce` also takes the other passages of the batch as negatives."""
     learning_rate: float = 2e-8
+    """AdamW's, constant after the warm-up. 2e-8 is where the paper's range for multilingual E5 begins."""
     batch_size: int = 14
+    """Triplets in a batch, over all processes of a trial; 14 as in the paper."""
     margin: float = 0.1
+    """Of the loss `triplet_margin`, on cosines; 0.1 as in the paper."""
     temperature: float = 0.05
+    """Of the loss `infonce`, which divides cosines by it; 0.05 as in sentence-transformers (`scale` 20)."""
     freeze: str = "embeddings"
+    """Mask of weights that stay as they are: patterns of names joined with `+`, or `none`. See `model.freezing`."""
     steps: int | None = None
+    """Optimiser steps of a trial; give this or `epochs`."""
     epochs: float | None = None
+    """Passes over the training data, also a part of one; give this or `steps`."""
     warmup_steps: int = 0
+    """Optimiser steps in which the learning rate rises to its value; 0 for none."""
     weight_decay: float = 0.0
+    """AdamW's, which pulls the weights back to the untouched ones; 0 for none."""
     gradient_accumulation_steps: int = 1
+    """Batches to an optimiser step, for more triplets a step than memory holds."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic of a training step; `fp16` needs a GPU. Evaluation is always in float32."""
     dropout: bool = False
-    seed: int | None = None  # of the batches and of dropout; `None` is the sweep's
+    """Whether to train with the dropout that the model defines."""
+    seed: int | None = None
+    """Of the batches and of dropout, 0 to 2^32 - 1; the sweep's `seed` unless given."""
     evaluations: int = 2
+    """How often a trial is measured, at evenly spaced steps up to the last. Harm can stop it only there."""
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "margin", "temperature"):
@@ -161,9 +193,11 @@ class Evaluate:
 
     __pydantic_config__: ClassVar = STRICT
     selection: dict[str, Source]
+    """Data sets, by names of your choice, on which every trial is measured and the best are selected."""
     confirmation: dict[str, Source] = field(default_factory=dict)
-    # A trained displacement is also measured scaled down by each of these, which costs no training; empty: it is not.
+    """Data sets, by the same names, on which only the best are measured. Without any, nothing is confirmed."""
     scales: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
+    """Parts of its displacement, between 0 and 1, that a finished trial is also measured at; costs no training."""
 
     def __post_init__(self) -> None:
         for scale in self.scales:
@@ -187,9 +221,13 @@ class Range:
 
     __pydantic_config__: ClassVar = STRICT
     low: float
+    """The smallest value; positive on a log scale."""
     high: float
+    """The largest value."""
     log: bool = False
+    """Whether to draw on a log scale, as suits a learning rate."""
     step: float | None = None
+    """Distance between the values, from `low` on; any value between `low` and `high` unless given. Not with `log`."""
 
     def __post_init__(self) -> None:
         _require(
@@ -208,9 +246,13 @@ class Search:
 
     __pydantic_config__: ClassVar = STRICT
     objective: str
+    """The name of the selection set whose gain is maximised."""
     space: dict[str, Range | list[Scalar]]
+    """What to search over: hyper-parameters of `train`, each with a list of choices or a range."""
     method: Literal["optuna", "grid"] = "optuna"
+    """`optuna` proposes each trial from those before; `grid` runs every combination of the lists in `space`."""
     sampler: Literal["tpe", "gp", "random"] = "tpe"
+    """Optuna's. `gp` needs fewer trials than `tpe` and proposes more slowly: try it for fewer than 40 trials."""
 
     def __post_init__(self) -> None:
         _require(len(self.space) > 0, "space", "must name at least one hyper-parameter")
@@ -225,13 +267,17 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """No degradation, as defined in `evaluate.significance`."""
+    """No language gets worse, as `evaluate.significance` defines it."""
 
     __pydantic_config__: ClassVar = STRICT
     data: str
+    """The name of the XNLI set on which no language may get worse."""
     alpha: float = 0.05
-    margin: float = 1.0  # percent of the untouched encoder's discordant triplets
+    """Error rate of the two-tailed tests for harm, shared by everything that `level` guards (Bonferroni)."""
+    margin: float = 1.0
+    """Most overall degradation allowed (95% bound), in percent of the untouched encoder's discordant triplets."""
     level: Literal["pair", "language", "overall"] = "pair"
+    """What is tested: each pair of languages in both comparisons, each query language, or everything at once."""
 
     def __post_init__(self) -> None:
         _require(0 < self.alpha < 0.5, "alpha", f"must lie between 0 and 0.5, but got {self.alpha}")
@@ -243,12 +289,18 @@ class Budget:
     """When the sweep ends."""
 
     __pydantic_config__: ClassVar = STRICT
-    trials: int | None = None  # for a grid, `None` is the whole grid
+    trials: int | None = None
+    """Trials to run, beside the untouched encoder. Needed, except for a grid, which runs whole unless given."""
     hours: float | None = None
+    """Hours after which a run ends; the next run of the sweep goes on from there. No limit unless given."""
     failed_trials: int = 5
-    target_gain: float | None = None  # percent; the sweep ends once a feasible trial reaches it
+    """The sweep fails once more trials than this have crashed."""
+    target_gain: float | None = None
+    """Gain in percent; no further trial starts once a feasible one reaches it."""
     stop_harmful: bool = True
+    """Whether a trial stops at the first evaluation where it is certainly harmful."""
     confirm: int = 5
+    """How many of the best feasible trials are measured on the confirmation sets."""
 
     def __post_init__(self) -> None:
         _require(self.trials is None or self.trials >= 1, "trials", f"must be at least 1, but got {self.trials}")
@@ -259,14 +311,19 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial is given. `None` stands for what the cluster makes natural."""
+    """What one trial gets of the cluster, and what happens when a part of that is lost."""
 
     __pydantic_config__: ClassVar = STRICT
     cpus_per_trial: float = 1.0
-    gpus_per_trial: float | None = None  # 1 where the cluster has a GPU or may get one, else 0; a fraction shares one
-    concurrent_trials: int | None = None  # as many as fit
-    workers_per_trial: int = 1  # processes of one trial on one node; each has `cpus_per_trial`, and a GPU of its own
-    retries: int = 2  # in a row, of a trial whose process or node was lost and that came no further
+    """CPUs for each process of a trial."""
+    gpus_per_trial: float | None = None
+    """GPUs for each process, 0 to 1; a fraction shares one. 1 where the cluster has or may get a GPU, else 0."""
+    concurrent_trials: int | None = None
+    """The most trials at a time; as many as fit unless given."""
+    workers_per_trial: int = 1
+    """Processes of one trial, on one node, each on a GPU of its own where there are any."""
+    retries: int = 2
+    """Restarts in a row, without progress between them, of a trial whose process or node was lost."""
 
     def __post_init__(self) -> None:
         _require(self.cpus_per_trial > 0, "cpus_per_trial", f"must be positive, but got {self.cpus_per_trial}")
@@ -300,8 +357,10 @@ class Mlflow:
     """Where trials are tracked."""
 
     __pydantic_config__: ClassVar = STRICT
-    uri: str | None = None  # else MLFLOW_TRACKING_URI, else a SQLite store in the storage folder
+    uri: str | None = None
+    """A tracking server or a database. Else MLFLOW_TRACKING_URI, else a SQLite file in the storage folder."""
     experiment: str = "adiabatic-ray"
+    """The experiment in MLflow; one may hold many sweeps."""
 
     def __post_init__(self) -> None:
         _require(
@@ -317,9 +376,12 @@ class Mlflow:
         )
 
 
+LOCAL_STORAGE = "runs"
+
+
 def default_storage() -> str:
-    """Where results go unless the sweep file says so: a cluster sets `ADIABATIC_STORAGE` to what all nodes share."""
-    return os.environ.get("ADIABATIC_STORAGE", "runs")
+    """Where results go unless the sweep file says so. A cluster sets `ADIABATIC_STORAGE` to what all nodes share."""
+    return os.environ.get("ADIABATIC_STORAGE", LOCAL_STORAGE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,16 +390,27 @@ class Sweep:
 
     __pydantic_config__: ClassVar = STRICT
     name: str
+    """Names the sweep's folder and what is in MLflow; the file's name unless given."""
     model: Model
+    """The encoder whose query side is tuned."""
     train: Train
+    """How one trial trains."""
     evaluate: Evaluate
+    """What trials are measured on."""
     search: Search
+    """What is searched, how, and for what."""
     constraint: Constraint
+    """What a trial must not harm."""
     budget: Budget = field(default_factory=Budget)
+    """When the sweep ends."""
     resources: Resources = field(default_factory=Resources)
-    storage: str = field(default_factory=default_storage)  # a folder, or the URL of an object store (s3://, gs://)
+    """What one trial gets of the cluster."""
+    storage: str = field(default_factory=default_storage)
+    """Folder of results, or its URL in an object store (s3://, gs://). Unless given ADIABATIC_STORAGE, else `runs`."""
     mlflow: Mlflow = field(default_factory=Mlflow)
+    """Where trials are tracked."""
     seed: int = 0
+    """Of the samples of data, of training and of the search, 0 to 2^32 - 1."""
 
     def __post_init__(self) -> None:
         _require(
