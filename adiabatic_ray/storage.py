@@ -1,10 +1,10 @@
-"""Where results lie: a folder that all nodes share, or the URL of an object store such as `s3://bucket/sweeps`.
+"""The storage of results: a folder that all nodes share, or an object store such as `s3://bucket/sweeps`.
 
-Both are used by pathlib's methods; a URL is a `UPath`, for whose protocol fsspec's file system must be installed. What
-differs between them is here: writing in one piece, one holder at a time, and what needs a file of this machine.
+Callers use both as a `Path`. The URL of an object store becomes a `UPath`, which needs the fsspec package for its
+protocol. This module hides where the two differ: atomic writes, locks, and what needs a file on this machine.
 
-A storage that does not answer is waited for. One that does not come back is a `StorageError`, and no trial's failure:
-what was stored is still there, and the sweep goes on from it.
+Every function waits for a storage that does not answer. If the storage stays away, the function raises `StorageError`.
+No trial fails because of it: what is stored stays there, and the sweep resumes from it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ import filelock
 
 from adiabatic_ray import errors
 
-PATIENCE = 600.0  # seconds that a storage may be away
-LEASE = 30.0  # seconds after which a holder that does not renew its lease has lost it
-# What no waiting would change: the file is not there or not ours, or the mistake is in this program.
+PATIENCE = 600.0  # seconds to wait for a storage that does not answer
+LEASE = 30.0  # seconds without a renewal after which another process may take over a lease
+# Protocols whose stores create a file only where none is, and whose fsspec packages (s3fs, gcsfs) can ask for that.
+_EXCLUSIVE_CREATION = ("s3", "s3a", "gs", "gcs")
+# Errors that no waiting resolves: the file is missing or not accessible, or the program has a bug.
 _FINAL = (
     *(FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
     *(ImportError, TypeError, ValueError, LookupError, AttributeError, AssertionError, MemoryError),
@@ -37,55 +39,60 @@ _FINAL = (
 Result = TypeVar("Result")
 
 
-class Held(Exception):
+class LockHeld(Exception):
     """Another process holds the lock."""
 
 
 def folder(where: str | Path) -> Path:
-    """A place named by a path or a URL. Of a URL it is a `UPath`, which offers what is used of `Path` here.
+    """Return the folder that a path or a URL names: an absolute `Path`, or a `UPath` for a URL.
 
     Raises:
-        ConfigError: nothing is installed that speaks the URL's protocol.
+        ConfigError: no installed package supports the URL's protocol.
     """
     text = str(where)
     if not is_remote(text):
         return Path(text.removeprefix("file://")).expanduser().resolve()
-    from upath import UPath  # not needed, and perhaps not there, where all is on disk
+    from upath import UPath  # a run that uses only disks does not need the package
 
     try:
-        # Other processes write too, so what was listed before must not be taken for what is there.
+        # Other processes write too, so fsspec must not answer from an earlier listing.
         place = UPath(text, use_listings_cache=False)
-        place.fs  # noqa: B018 - is made, or fails, on first use
+        place.fs  # noqa: B018 - creates the file system, which fails if its package is missing
     except (ImportError, ValueError) as error:
         raise errors.ConfigError(
-            f"storage: {text} cannot be used: {error}. Install what speaks its protocol (`pip install s3fs` for s3://, "
-            "`gcsfs` for gs://) here and on all nodes, or name a folder that all nodes share."
+            f"storage: {text} cannot be used: {error}. Install the package for its protocol (`pip install s3fs` for "
+            "s3://, `gcsfs` for gs://) here and on all nodes, or name a folder that all nodes share."
         ) from None
     return cast(Path, place)
 
 
 def is_remote(where: str | Path) -> bool:
-    """Whether a place is a URL, and not on a disk of this machine."""
+    """Return whether a path is the URL of an object store, not a path on a disk."""
     text = str(where)
     return "://" in text and not text.startswith("file://")
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------
-
-
 def write(path: Path, content: bytes | str) -> None:
-    """Write a file in one piece: a reader sees the old one or the new one, never half of one."""
+    """Write a file atomically: a reader sees the old content or the new one, never a part. Text is stored as UTF-8.
+
+    Raises:
+        StorageError: the storage stayed away.
+    """
     data = content.encode() if isinstance(content, str) else content
     produce(path, lambda partial: partial.write_bytes(data))
 
 
 def produce(path: Path, make: Callable[[Path], object]) -> None:
-    """Have `make` write a file of this machine, which then takes the place of `path` in one piece."""
+    """Let `make` write a file on this machine, then replace `path` with it atomically.
+
+    Raises:
+        StorageError: the storage stayed away.
+    """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="adiabatic-ray-") as scratch:
             partial = Path(scratch) / path.name
             make(partial)
-            _patiently(lambda: path.fs.put_file(str(partial), path.path))  # type: ignore[attr-defined]
+            _with_retries(lambda: path.fs.put_file(str(partial), path.path))  # type: ignore[attr-defined]
         return
 
     def replace() -> None:
@@ -96,58 +103,69 @@ def produce(path: Path, make: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
 
-    _patiently(replace)
+    _with_retries(replace)
 
 
 def read(path: Path) -> bytes | None:
-    """What a file holds, or `None` where there is none."""
+    """Return the content of a file, or `None` if the file does not exist.
+
+    Raises:
+        StorageError: the storage stayed away.
+    """
     try:
-        return _patiently(path.read_bytes)
+        return _with_retries(path.read_bytes)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
 
 
 def exists(path: Path) -> bool:
-    """Whether a file or a folder is there."""
-    return _patiently(path.exists)
+    """Return whether a file or a folder exists."""
+    return _with_retries(path.exists)
 
 
 def found(place: Path, pattern: str) -> list[Path]:
-    """The files under a folder that a pattern names, in their order."""
+    """Return the files in a folder that match a glob pattern, sorted. The pattern must not contain `**`."""
     if not is_remote(place):
-        return _patiently(lambda: sorted(place.glob(pattern)))
-    # fsspec's `glob` takes a listing that fails for an empty one, and asks once a folder; `find` does neither.
+        return _with_retries(lambda: sorted(place.glob(pattern)))
+    # fsspec's `glob` reports no files when a listing fails, and sends a request per folder. `find` does neither.
     root, depth = place.path.rstrip("/"), len(PurePosixPath(pattern).parts)  # type: ignore[attr-defined]
-    files = _patiently(lambda: place.fs.find(root))  # type: ignore[attr-defined]
+    files = _with_retries(lambda: place.fs.find(root))  # type: ignore[attr-defined]
     names = [PurePosixPath(file.removeprefix(root).lstrip("/")) for file in files]
     return sorted(place / str(name) for name in names if len(name.parts) == depth and name.match(pattern))
 
 
 @contextlib.contextmanager
 def local(path: Path) -> Iterator[Path]:
-    """A file or folder as one of this machine, under its own name: itself, or a copy that lasts as long as this."""
+    """Yield a file or folder on this machine: `path` itself, or a copy of the same name that the block's end deletes.
+
+    Raises:
+        StorageError: the storage stayed away.
+    """
     if not is_remote(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="adiabatic-ray-") as scratch:
         copy = Path(scratch) / path.name
-        _patiently(lambda: _download(path, copy))
+        _with_retries(lambda: _download(path, copy))
         yield copy
 
 
 @contextlib.contextmanager
 def building(target: Path, last: str = "") -> Iterator[Path]:
-    """A folder of this machine to write into; when the block ends, it takes the place of `target`.
+    """Yield an empty folder on this machine; it replaces `target` when the block ends, unless the block raises.
 
-    On a disk it does so in one piece. In an object store its files arrive one by one, `last` after all others, so
-    whoever finds that one finds a whole folder.
+    On a disk, the new folder appears whole. An object store receives it file by file, the file `last` after all others,
+    so a reader who sees that file sees the whole folder.
+
+    Raises:
+        StorageError: the storage stayed away.
     """
     if is_remote(target):
         with tempfile.TemporaryDirectory(prefix="adiabatic-ray-") as scratch:
             partial = Path(scratch) / target.name
             partial.mkdir()
             yield partial
-            _patiently(lambda: _upload(partial, target, last))
+            _with_retries(lambda: _upload(partial, target, last))
         return
     partial, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +175,7 @@ def building(target: Path, last: str = "") -> Iterator[Path]:
     try:
         yield partial
         if target.exists():
-            target.rename(old)  # what was there is deleted only when the new one is there
+            target.rename(old)  # the old folder is deleted only after the new one is in place
         partial.rename(target)
         shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -165,17 +183,20 @@ def building(target: Path, last: str = "") -> Iterator[Path]:
 
 
 def drop(path: Path) -> None:
-    """Delete a file, where there is one."""
+    """Delete a file, if it exists."""
     with contextlib.suppress(FileNotFoundError):
-        _patiently(path.unlink)
+        if is_remote(path):
+            _with_retries(lambda: path.fs.rm_file(path.path))  # type: ignore[attr-defined]
+        else:
+            _with_retries(path.unlink)
 
 
 def remove(path: Path) -> None:
-    """Delete a folder with all that it holds, where there is one."""
+    """Delete a folder and all that it contains, if it exists."""
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
-    elif _patiently(path.exists):
-        _patiently(lambda: path.fs.rm(path.path, recursive=True))  # type: ignore[attr-defined]
+    elif _with_retries(path.exists):
+        _with_retries(lambda: path.fs.rm(path.path, recursive=True))  # type: ignore[attr-defined]
 
 
 def _download(path: Path, copy: Path) -> None:
@@ -193,18 +214,19 @@ def _upload(partial: Path, target: Path, last: str) -> None:
         target.fs.put_file(str(partial / file), (target / file.as_posix()).path)  # type: ignore[attr-defined]
 
 
-# ---- a node's own copies -------------------------------------------------------------------------------------------
-
-
 def own_folder() -> Path:
-    """The folder of this user and machine for what can be had again."""
+    """Return this user's cache folder on this machine. Everything in it can be computed or downloaded again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adiabatic-ray"
 
 
 def fetched(place: Path) -> Path:
-    """This node's copy of a folder that never changes under its name, brought once for all its processes.
+    """Return this node's copy of a folder, which all its processes share. A folder on a disk is its own copy.
 
-    A folder on a disk is its own copy.
+    The first call on a node downloads the folder. Later calls return that copy without a request to the storage, so
+    the content of a folder must not change under its name.
+
+    Raises:
+        StorageError: the storage stayed away.
     """
     if not is_remote(place):
         return place
@@ -214,13 +236,13 @@ def fetched(place: Path) -> Path:
         if not copy.is_dir():
             partial = copy.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            _patiently(lambda: _download(place, partial))
+            _with_retries(lambda: _download(place, partial))
             partial.rename(copy)
     return copy
 
 
 def forget(place: Path) -> None:
-    """Delete a folder, and this node's copy of it."""
+    """Delete a folder and this node's copy of it."""
     remove(place)
     if is_remote(place):
         shutil.rmtree(_copy_of(place), ignore_errors=True)
@@ -230,103 +252,130 @@ def _copy_of(place: Path) -> Path:
     return own_folder() / "fetched" / hashlib.sha256(str(place).encode()).hexdigest()[:32]
 
 
-# ---- one holder at a time ------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool, lost: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold what a file stands for. Raises Held where another process does and `wait` is not set.
+    """Hold the lock that a file stands for until the block ends.
 
-    On a disk it is the system's lock, which ends with the process. In an object store it is a lease: the holder renews
-    it, and who finds one that is not renewed for `LEASE` seconds takes it over. The holder who could not renew it that
-    long then finds another's, and `lost` is called, on a thread.
+    On a disk this is a file lock of the operating system, which ends with the process. In an object store it is a
+    lease: a file that its holder renews. Another process may take it over after `LEASE` seconds without a renewal.
+
+    Args:
+        path: the lock's file.
+        wait: wait until the lock is free, instead of raising `LockHeld`.
+        lost: called, on another thread, when the holder of a lease sees that another process took it over.
+
+    Raises:
+        LockHeld: another process holds the lock, and `wait` is false.
+        StorageError: the storage stayed away.
     """
     if is_remote(path):
-        with _leased(path, wait, lost):
+        with _lease(path, wait, lost):
             yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = filelock.FileLock(path)
+    file_lock = filelock.FileLock(path)
     try:
-        held.acquire(timeout=-1 if wait else 0)
+        file_lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
-        raise Held from None
+        raise LockHeld from None
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def held(path: Path) -> bool:
-    """Whether some process holds the lock now."""
-    if not is_remote(path):
-        try:
-            with lock(path, wait=False):
-                return False
-        except Held:
-            return True
-    seen, began = read(path), time.monotonic()
-    while seen is not None and time.monotonic() - began < LEASE / 2:
-        time.sleep(LEASE / 30)
-        if read(path) not in (seen, None):
-            return True
-    return False
+    """Return whether some process holds the lock now. For a lease, the answer takes up to `LEASE / 2` seconds."""
+    if is_remote(path):
+        seen = read(path)
+        return seen is not None and _next_content(path, seen, LEASE / 2) not in (seen, None)
+    try:
+        with lock(path, wait=False):
+            return False
+    except LockHeld:
+        return True
 
 
 @contextlib.contextmanager
-def _leased(path: Path, wait: bool, lost: Callable[[], object]) -> Iterator[None]:
-    own, released = uuid.uuid4().hex, threading.Event()
+def _lease(path: Path, wait: bool, lost: Callable[[], object]) -> Iterator[None]:
+    """Hold a lease: a file that contains its owner and the number of its renewals.
 
-    def ours() -> bool:
-        return (read(path) or b"").startswith(own.encode())
-
-    seen, since = read(path), time.monotonic()
-    while seen is not None and time.monotonic() - since < LEASE:
-        time.sleep(LEASE / 15)
-        now = read(path)
-        if now != seen:
-            if now is not None and not wait:
-                raise Held
-            seen, since = now, time.monotonic()
-    write(path, f"{own} 0")
-    time.sleep(LEASE / 15)  # who came at the same moment and wrote later is seen now
-    if not ours():
+    Creation is atomic where the store allows it. Takeover, renewal and release are not: fsspec has no conditional
+    overwrite or delete, so they look at the lease first and then send a request. If that request arrives later than
+    the pause in `_create` ends, two processes may hold the lease until one fails to renew it and calls `lost`.
+    """
+    owner, released = uuid.uuid4().hex, threading.Event()
+    while not _acquire(path, owner):
         if not wait:
-            raise Held
-        with _leased(path, wait, lost):
-            yield
-        return
-
-    def renew() -> None:
-        renewals = 0
-        while not released.wait(LEASE / 3):
-            renewals += 1
-            with contextlib.suppress(errors.StorageError):  # whoever uses the storage hears of it
-                if not ours():
-                    lost()
-                    return
-                write(path, f"{own} {renewals}")
-
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
+            raise LockHeld
+    renewal = threading.Thread(target=_renew, args=(path, owner, released, lost), daemon=True)
+    renewal.start()
     try:
         yield
     finally:
         released.set()
-        thread.join()
-        if ours():
+        renewal.join()
+        if _owns(path, owner):
             drop(path)
 
 
-# ---- patience ------------------------------------------------------------------------------------------------------
+def _acquire(path: Path, owner: str) -> bool:
+    """Create a lease, or take over a stale one. Return whether `owner` holds it; if not, another process does."""
+    seen = read(path)
+    if seen is not None:
+        now = _next_content(path, seen, LEASE)
+        if now not in (seen, None):
+            return False
+        if now == seen:
+            drop(path)
+    return _create(path, owner)
 
 
-def _patiently(do: Callable[[], Result]) -> Result:
-    """The result of `do`, tried again with growing pauses while the storage is away.
+def _create(path: Path, owner: str) -> bool:
+    """Create a lease where none was seen, and return whether `owner` then holds it."""
+    content = f"{owner} 0"
+    if path.protocol in _EXCLUSIVE_CREATION:  # type: ignore[attr-defined]
+        with contextlib.suppress(FileExistsError):  # may be ours: a retry after an answer that was lost
+            _with_retries(lambda: path.fs.pipe_file(path.path, content.encode(), mode="create"))  # type: ignore[attr-defined]
+    else:
+        write(path, content)
+    # Look again after a pause: a process that saw the same stale lease may delete ours, and a store without exclusive
+    # creation keeps the lease that was written last.
+    time.sleep(LEASE / 15)
+    return _owns(path, owner)
+
+
+def _renew(path: Path, owner: str, released: threading.Event, lost: Callable[[], object]) -> None:
+    """Renew a lease until it is released, or until another process took it over."""
+    renewals = 0
+    while not released.wait(LEASE / 3):
+        renewals += 1
+        with contextlib.suppress(errors.StorageError):  # the lease's holder sees it when it uses the storage
+            if not _owns(path, owner):
+                lost()
+                return
+            write(path, f"{owner} {renewals}")
+
+
+def _owns(path: Path, owner: str) -> bool:
+    return (read(path) or b"").startswith(owner.encode())
+
+
+def _next_content(path: Path, seen: bytes, timeout: float) -> bytes | None:
+    """Return what a lease contains once that is no longer `seen`, or `seen` after `timeout` seconds without change."""
+    began, now = time.monotonic(), cast("bytes | None", seen)
+    while now == seen and time.monotonic() - began < timeout:
+        time.sleep(timeout / 15)
+        now = read(path)
+    return now
+
+
+def _with_retries(do: Callable[[], Result]) -> Result:
+    """Return the result of `do`. While the storage does not answer, try again after growing pauses.
 
     Raises:
-        StorageError: it stayed away for `PATIENCE` seconds.
-        OSError: what waiting does not change.
+        StorageError: the storage stayed away for `PATIENCE` seconds.
+        OSError: an error that no waiting resolves.
     """
     began, pause = time.monotonic(), 1.0
     while True:

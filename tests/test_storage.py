@@ -1,37 +1,50 @@
-"""Folders and object stores are used alike: whole files, one holder at a time, and patience with what is away."""
+"""The storage behaves alike on a disk and in object stores: whole files, one holder at a time, retries when away."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import http.server
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from adiabatic_ray import errors, storage
 
-
-@pytest.fixture(params=["disk", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    if request.param == "disk":
-        return storage.folder(tmp_path / "results")
-    request.getfixturevalue("s3")
-    return storage.folder("s3://bucket/results")
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 
 @pytest.fixture
-def away(s3: Any) -> Iterator[Path]:
-    """A file in an object store that is not there at the moment."""
-    path = storage.folder("s3://bucket/results") / "file"
-    storage.write(path, "old")
+def s3_root(s3: ThreadedMotoServer) -> Path:  # noqa: ARG001
+    """A folder in an S3 store."""
+    return storage.folder("s3://bucket/results")
+
+
+@pytest.fixture(params=["disk", "s3", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on a disk, in a store that creates files exclusively, and in one that does not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    if request.param == "disk":
+        yield storage.folder(tmp_path / "results")
+    elif request.param == "s3":
+        yield request.getfixturevalue("s3_root")
+    else:
+        yield storage.folder("memory://results")
+        storage.remove(storage.folder("memory://results"))
+
+
+@pytest.fixture
+def away(s3: ThreadedMotoServer, s3_root: Path) -> Iterator[Path]:
+    """A file in an object store whose server is stopped."""
+    storage.write(s3_root / "file", "old")
     s3.stop()
-    yield path
-    if not s3._thread.is_alive():
+    yield s3_root / "file"
+    if s3._thread is not None and not s3._thread.is_alive():
         s3.start()
 
 
@@ -105,76 +118,136 @@ def test_a_node_fetches_a_folder_once(root: Path) -> None:
 
 
 def test_one_holder_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "LEASE", 1.5)
-    path, events = root / ".lock", []
+    monkeypatch.setattr(storage, "LEASE", 3.0)
+    path, entered = root / ".lock", threading.Event()
     assert not storage.held(path)
+
+    def wait() -> None:
+        with storage.lock(path, wait=True):
+            entered.set()
+
+    second = threading.Thread(target=wait)
     with storage.lock(path, wait=False):
         assert storage.held(path)
-        with pytest.raises(storage.Held), storage.lock(path, wait=False):
+        with pytest.raises(storage.LockHeld), storage.lock(path, wait=False):
             pass
-
-        def wait() -> None:
-            with storage.lock(path, wait=True):
-                events.append("second")
-
-        second = threading.Thread(target=wait)
         second.start()
-        time.sleep(2)
-        events.append("first ends")
-    second.join(timeout=20)
-    assert events == ["first ends", "second"]
+        assert not entered.wait(2.0)
+    assert entered.wait(20.0)
+    second.join(20.0)
     assert not storage.held(path)
 
 
-def test_a_lease_that_nobody_renews_is_taken_over(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+class Rivals:
+    """Threads that ask for one lock at the same moment and do not wait for it."""
+
+    def __init__(self, number: int) -> None:
+        self._number, self._own = number, threading.local()
+        self._stalled, self._decided = threading.Barrier(number), threading.Barrier(number)
+
+    def stall(self) -> None:
+        """Stop a rival that comes here for the first time until all rivals are here, and for its delay after that."""
+        delay = self._own.__dict__.pop("delay", None)
+        if delay is not None:
+            self._stalled.wait(60.0)
+            time.sleep(delay)
+
+    def num_holders(self, path: Path, step: float) -> int:
+        """Let all rivals ask for a lock, each delayed by `step` seconds more than the one before; count who gets it."""
+
+        def ask(delay: float) -> bool:
+            self._own.delay = delay
+            try:
+                with storage.lock(path, wait=False):
+                    self._decided.wait(60.0)
+                    return True
+            except storage.LockHeld:
+                self._decided.wait(60.0)
+                return False
+
+        with concurrent.futures.ThreadPoolExecutor(self._number) as pool:
+            return sum(pool.map(ask, [rival * step for rival in range(self._number)]))
+
+
+def test_one_of_several_that_find_no_lease_creates_it(s3_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "LEASE", 1.5)
+    rivals, read = Rivals(4), storage.read
+
+    def read_and_stall(path: Path) -> bytes | None:
+        content = read(path)
+        rivals.stall()
+        return content
+
+    monkeypatch.setattr(storage, "read", read_and_stall)
+    # From all at once to one after another: a lease is looked at again 0.1 s after its creation.
+    steps = [0.01 * round_number for round_number in range(16)]
+    assert [rivals.num_holders(s3_root / f"{step}.lock", step) for step in steps] == [1] * 16
+
+
+def test_one_of_several_that_find_a_stale_lease_takes_it_over(s3_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "LEASE", 3.0)
+    rivals, drop = Rivals(2), storage.drop
+
+    def stall_and_drop(path: Path) -> None:
+        rivals.stall()
+        drop(path)
+
+    monkeypatch.setattr(storage, "drop", stall_and_drop)
+    storage.write(s3_root / ".lock", "a-process-that-was-killed 7")
+    # The second deletes the lease that the first just created. The first looks at it again 0.2 s after its creation.
+    assert rivals.num_holders(s3_root / ".lock", 0.05) == 1
+
+
+def test_a_lease_that_nobody_renews_is_taken_over(s3_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LEASE", 1.0)
-    path = storage.folder("s3://bucket/results") / ".lock"
-    storage.write(path, "somebody-who-was-killed 7")
+    path = s3_root / ".lock"
+    storage.write(path, "a-process-that-was-killed 7")
     began = time.monotonic()
     with storage.lock(path, wait=False):
         assert time.monotonic() - began >= 1.0
         assert storage.held(path)
 
 
-def test_a_holder_learns_that_its_lease_was_taken_over(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_a_holder_learns_that_its_lease_was_taken_over(s3_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LEASE", 1.0)
-    path, lost = storage.folder("s3://bucket/results") / ".lock", threading.Event()
+    path, lost = s3_root / ".lock", threading.Event()
     with storage.lock(path, wait=False, lost=lost.set):
         assert not lost.wait(1.0)
-        storage.write(path, "another 0")  # who found it unrenewed, as of a machine that was suspended
+        storage.write(path, "another 0")  # as if this process had been suspended and another took the lease over
         assert lost.wait(5.0)
     assert storage.read(path) == b"another 0"
 
 
 class Busy(http.server.BaseHTTPRequestHandler):
-    """What S3 answers when it has too much to do."""
+    """A server that answers as S3 does under too much load."""
 
     def do_GET(self) -> None:
         self.send_response(503)
         self.end_headers()
         self.wfile.write(b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 @pytest.mark.slow
-def test_a_listing_that_fails_is_not_an_empty_one(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = storage.folder("s3://bucket/results")
+def test_a_listing_that_fails_is_not_an_empty_one(
+    s3: ThreadedMotoServer, s3_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
-        storage.write(root / "trials" / f"{number:04d}" / "trial.json", "x")
+        storage.write(s3_root / "trials" / f"{number:04d}" / "trial.json", "x")
     s3.stop()
     monkeypatch.setattr(storage, "PATIENCE", 0.0)
     with http.server.ThreadingHTTPServer(("127.0.0.1", s3._port), Busy) as busy:
         threading.Thread(target=busy.serve_forever).start()
         with pytest.raises(errors.StorageError, match=r"did not answer for 0 s .*reduce your request rate"):
-            storage.found(root, "trials/*/trial.json")
+            storage.found(s3_root, "trials/*/trial.json")
         busy.shutdown()
     s3.start()
-    assert len(storage.found(root, "trials/*/trial.json")) == 3
+    assert len(storage.found(s3_root, "trials/*/trial.json")) == 3
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for(away: Path, s3: Any) -> None:
+def test_a_server_that_is_away_for_a_while_is_waited_for(away: Path, s3: ThreadedMotoServer) -> None:
     back = threading.Timer(2.0, s3.start)
     back.start()
     storage.write(away, "new")
