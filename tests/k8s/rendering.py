@@ -23,7 +23,7 @@ Manifest = dict[str, Any]
 
 
 def render(overlay: str) -> list[Manifest]:
-    """All objects of an overlay, the caller's own to change."""
+    """All objects of an overlay, as a copy that the caller may change."""
     return copy.deepcopy(_render(K8S / "overlays" / overlay))
 
 
@@ -31,16 +31,16 @@ def render(overlay: str) -> list[Manifest]:
 def _render(folder: Path) -> list[Manifest]:
     kubectl = Path(sys.executable).with_name("kubectl")  # the one that was installed with the tests
     command = [kubectl if kubectl.exists() else "kubectl", "kustomize", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr  # kustomize warns of what it will soon refuse
+    assert not done.stderr, done.stderr  # kustomize warns about what it will soon refuse
     return list(yaml.safe_load_all(done.stdout))
 
 
 def ray_object(overlay: str) -> Manifest:
     """The RayJob or the RayCluster of an overlay."""
-    (found,) = (manifest for manifest in render(overlay) if manifest["apiVersion"] == "ray.io/v1")
-    return found
+    (manifest,) = (manifest for manifest in render(overlay) if manifest["apiVersion"] == "ray.io/v1")
+    return manifest
 
 
 def cluster_spec(manifest: Manifest) -> Manifest:
@@ -71,7 +71,7 @@ def containers(manifest: Manifest) -> Iterator[Manifest]:
 
 
 def changed(manifest: Manifest, changes: dict[str, Any]) -> Manifest:
-    """A copy with values at paths like `spec.ports.0.port` set, or taken out where the value is None."""
+    """A copy with the values at paths like `spec.ports.0.port` set, or removed where the value is None."""
     result = copy.deepcopy(manifest)
     for path, value in changes.items():
         *parents, last = (int(key) if key.isdecimal() else key for key in path.split("."))

@@ -1,4 +1,4 @@
-"""Strict validation against the schemas that the API server has, KubeRay's among them."""
+"""Strict validation against the schemas of Kubernetes and KubeRay, which are those of the API server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CRDS = Path(__file__).parent / "crds"
 
 
 def errors(manifest: dict[str, Any]) -> list[str]:
-    """What the API server would refuse an object for, with the path of each; unknown fields are refused too."""
+    """Why the API server would refuse an object, each reason with its path. Unknown fields are refused too."""
     return list(_errors(json.dumps(manifest)))
 
 
@@ -25,10 +25,10 @@ def _errors(text: str) -> tuple[str, ...]:
     if manifest["apiVersion"] != "ray.io/v1":
         return _kubernetes_errors(manifest)
     schema = crd(manifest["kind"])
-    found = jsonschema.Draft202012Validator(schema).iter_errors(_with_defaults(schema, manifest))
-    # A CRD says nothing of `metadata`, which is the same for all objects.
+    violations = jsonschema.Draft202012Validator(schema).iter_errors(_with_defaults(schema, manifest))
+    # A CRD does not describe `metadata`, which is the same for all objects.
     bare = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest["metadata"]}
-    return tuple(f"{error.json_path}: {error.message}" for error in found) + _kubernetes_errors(bare)
+    return tuple(f"{error.json_path}: {error.message}" for error in violations) + _kubernetes_errors(bare)
 
 
 def _kubernetes_errors(manifest: dict[str, Any]) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def _strict(schema: Any) -> Any:
 
 
 def _with_defaults(schema: dict[str, Any], value: Any) -> Any:
-    """The value as the API server completes it before it validates."""
+    """The value with the defaults that the API server fills in before it validates."""
     if isinstance(value, list) and "items" in schema:
         return [_with_defaults(schema["items"], item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The image is what the tests run: its versions are theirs, and hadolint has nothing against it."""
+"""The image has the versions that the tests run with, and hadolint accepts its Dockerfile."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def lint(text: str) -> list[str]:
     """The codes of hadolint's findings."""
     hadolint = Path(sys.executable).with_name("hadolint")
     command = [str(hadolint), "--no-color", "--format", "json", "-"]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
     return [finding["code"] for finding in json.loads(done.stdout)]
 
 
 def unpinned(text: str) -> list[str]:
-    """What a Dockerfile installs with pip without a version that was tested."""
-    found = []
+    """The packages that a Dockerfile installs with pip, but not in the tested version."""
+    names = []
     for command in re.findall(r"pip install ((?:[^&\n]|\\\n)+)", text.replace("\\\n", " ")):
         options = re.sub(r"--(constraint|index-url|extra-index-url) \S+|--\S+", "", command)
         packages = [re.sub(r"\[.*", "", package.strip('"')).lower() for package in options.split()]
-        found += [name for name in packages if name != "." and name not in CONSTRAINTS]
+        names += [name for name in packages if name != "." and name not in CONSTRAINTS]
         if "--constraint constraints.txt" not in command:
-            found += packages
-    return found
+            names += packages
+    return names
 
 
 def test_hadolint_finds_nothing() -> None:

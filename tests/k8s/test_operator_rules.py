@@ -1,4 +1,4 @@
-"""What KubeRay v1.7 checks beyond its schemas, and what a sweep needs of it."""
+"""The rules that KubeRay v1.7 checks beyond its schemas, and those that a sweep needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNBOUNDED = 2147483647  # what the API server makes of a `maxReplicas` that is l
 
 
 def names(manifest: Manifest) -> Iterator[str]:
-    """A name becomes a part of longer names, of pods and services."""
+    """The name becomes a part of the longer names of pods and services."""
     name, limit = manifest["metadata"]["name"], 47 if manifest["kind"] == "RayJob" else 53
     if len(name) > limit:
         yield f"the name is longer than {limit} characters"
@@ -25,7 +25,7 @@ def names(manifest: Manifest) -> Iterator[str]:
 
 
 def deadlines(manifest: Manifest) -> Iterator[str]:
-    """A job that hangs ends, and what it held is freed."""
+    """A job that hangs is ended, and its cluster is freed."""
     if manifest["kind"] != "RayJob":
         return
     spec = manifest["spec"]
@@ -44,7 +44,7 @@ def deadlines(manifest: Manifest) -> Iterator[str]:
 
 
 def submission(manifest: Manifest) -> Iterator[str]:
-    """Which ways to submit a job go with which other settings."""
+    """The way to submit a job excludes some of the other settings."""
     if manifest["kind"] != "RayJob":
         return
     spec = manifest["spec"]
@@ -84,7 +84,7 @@ def restart_policies(manifest: Manifest) -> Iterator[str]:
 
 
 def scaling(manifest: Manifest) -> Iterator[str]:
-    """The number of workers has bounds, and is left to the autoscaler where there is one."""
+    """The number of workers has bounds. The autoscaler sets it where there is one."""
     spec = cluster_spec(manifest)
     workers = spec.get("workerGroupSpecs", [])
     if len({group["groupName"] for group in workers}) < len(workers):
@@ -108,7 +108,7 @@ def resources_once(manifest: Manifest) -> Iterator[str]:
 
 
 def authentication(manifest: Manifest) -> Iterator[str]:
-    """A token is needed to talk to a cluster."""
+    """A cluster takes only requests with a token."""
     spec = cluster_spec(manifest)
     options = spec.get("authOptions", {})
     if options.get("mode") != "token":
@@ -120,7 +120,7 @@ def authentication(manifest: Manifest) -> Iterator[str]:
 
 
 def sweeping(manifest: Manifest) -> Iterator[str]:
-    """A sweep can be submitted twice, has time to end, and leaves the head to the search."""
+    """A sweep can be submitted twice and has time to end. No trial runs on the head."""
     if cluster_spec(manifest)["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
         yield "the head must offer no CPUs to trials"
     if manifest["kind"] != "RayJob":
@@ -219,8 +219,8 @@ WORKER = f"{SPEC}.workerGroupSpecs.0"
 def test_a_forbidden_combination_is_caught(
     rule: Callable[[Manifest], Iterator[str]], changes: dict[str, Any], message: str
 ) -> None:
-    (found,) = rule(changed(ray_object("gpu/sweep"), changes))
-    assert message in found
+    (error,) = rule(changed(ray_object("gpu/sweep"), changes))
+    assert message in error
 
 
 def test_two_groups_of_one_name_are_caught() -> None:

@@ -15,7 +15,7 @@ UNITS = {"": Decimal(1), "m": Decimal("0.001"), "Mi": Decimal(2**20), "Gi": Deci
 
 
 def listens_inside_only(manifest: Manifest) -> Iterator[str]:
-    """Services are for the cluster alone."""
+    """Only pods of the cluster reach a Service."""
     if manifest["kind"] == "Service" and manifest["spec"].get("type") != "ClusterIP":
         yield "a Service must say ClusterIP"
     if manifest["kind"] in ("Ingress", "Gateway", "HTTPRoute"):
@@ -61,7 +61,7 @@ def restricted(manifest: Manifest) -> Iterator[str]:
 
 
 def tokens_of_the_api_server(manifest: Manifest) -> Iterator[str]:
-    """Only the autoscaler, on the head, speaks to the API server."""
+    """Only the autoscaler, which runs on the head, calls the API server."""
     scales = bool(cluster_spec(manifest).get("enableInTreeAutoscaling"))
     for number, pod in enumerate(pods(manifest)):
         if pod["spec"].get("automountServiceAccountToken", True) != (scales and number == 0):
@@ -69,7 +69,7 @@ def tokens_of_the_api_server(manifest: Manifest) -> Iterator[str]:
 
 
 def requests_and_limits(manifest: Manifest) -> Iterator[str]:
-    """Every container says what it needs and what it may take."""
+    """Every container has requests and limits."""
     for resources in of_containers(manifest, "resources"):
         requests, limits = resources.get("requests", {}), resources.get("limits", {})
         for name in ("cpu", "memory"):
@@ -82,7 +82,7 @@ def requests_and_limits(manifest: Manifest) -> Iterator[str]:
 
 
 def of_containers(manifest: Manifest, key: str) -> Iterator[Manifest]:
-    """A part of every container, and of the autoscaler's, which the operator adds to the head."""
+    """One field of every container, the autoscaler's included, which the operator adds to the head."""
     for container in containers(manifest):
         yield container.get(key, {})
     if cluster_spec(manifest).get("enableInTreeAutoscaling"):
@@ -149,8 +149,8 @@ IN_HEAD, IN_WORKER = f"{HEAD}.template.spec", f"{WORKER}.template.spec"
 def test_a_violation_is_caught(
     rule: Callable[[Manifest], Iterator[str]], changes: dict[str, Any], message: str
 ) -> None:
-    (found,) = rule(changed(ray_object("gpu/cluster"), changes))
-    assert message in found
+    (error,) = rule(changed(ray_object("gpu/cluster"), changes))
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_a_violation_is_caught(
     ],
 )
 def test_an_object_that_must_not_be_is_caught(manifest: Manifest, message: str) -> None:
-    (found,) = (error for rule in (listens_inside_only, secrets_by_reference) for error in rule(manifest))
-    assert message in found
+    (error,) = (error for rule in (listens_inside_only, secrets_by_reference) for error in rule(manifest))
+    assert message in error
 
 
 @pytest.mark.parametrize("overlay", [overlay for overlay in OVERLAYS if overlay.endswith("/platform")])
@@ -189,7 +189,7 @@ def test_mlflow_asks_who_calls_and_by_which_name() -> None:
 
 
 def looks_secret(text: str) -> list[str]:
-    """Lines that give a secret its value."""
+    """The lines that assign a value to a secret."""
     name, value = r"(?:password|token|secret|(?:secret|access)[-_]key)", r"['\"]?[a-z0-9+/_-]{8,}['\"]?"
     return re.findall(rf"(?im)^.*{name}\s*[=:]\s*{value}\s*$", text)
 

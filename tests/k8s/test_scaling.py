@@ -1,4 +1,4 @@
-"""From no worker to as many as there may be: what a sweep reads from its RayCluster, and makes of it."""
+"""A sweep starts without workers, and reads from its RayCluster how many there may be."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from adiabatic_ray import config
-from adiabatic_ray.sweep import nodes, resources
+from adiabatic_ray.sweep.cluster import nodes, resources
 from tests.k8s.rendering import WITH_RAY, Manifest, cluster_spec, groups, ray_object
 
 SCALED = [overlay for overlay in WITH_RAY if not overlay.startswith("kueue/")]
 WHAT_IT_SEES = """
-from adiabatic_ray.sweep import nodes, session
+from adiabatic_ray.sweep import session
+from adiabatic_ray.sweep.cluster import nodes
 with session.connected():
     print(nodes.now())
 """
@@ -54,13 +55,13 @@ def test_the_head_says_which_cluster_it_is_of(overlay: str) -> None:
 
 @pytest.fixture
 def api_server(tmp_path: Path) -> Iterator[Callable[[Manifest], dict[str, str]]]:
-    """Start a server of a RayCluster as Kubernetes' API has it; the variables of a pod that reads it."""
+    """Serve a RayCluster as Kubernetes' API does, and return the variables of a pod that reads it."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed, so there is no certificate for a server")
     certificate, key = tmp_path / "certificate", tmp_path / "key"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
     command += ["-days", "1", "-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(command, capture_output=True, check=True)
+    subprocess.run(command, capture_output=True, check=True, timeout=60)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     servers: list[http.server.HTTPServer] = []
@@ -83,7 +84,7 @@ def api_server(tmp_path: Path) -> Iterator[Callable[[Manifest], dict[str, str]]]
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT_HTTPS": str(server.server_port),
             "RAY_KUBERAY_CA_CERT_PATH": str(certificate),
-            # No account's token lies here, without which Ray asks for a certificate of the client.
+            # Without an account's token Ray needs a client certificate.
             "RAY_KUBERAY_CLIENT_CERT_PATH": str(certificate),
             "RAY_KUBERAY_CLIENT_KEY_PATH": str(key),
             "RAY_CLUSTER_NAME": name,
@@ -103,15 +104,15 @@ def test_a_head_reads_its_own_cluster(api_server: Callable[[Manifest], dict[str,
 
 @pytest.mark.slow
 def test_a_cluster_that_cannot_be_read_does_not_grow() -> None:
-    found = seen({"RAY_CLUSTER_NAME": "any", "RAY_CLUSTER_NAMESPACE": "any"})
-    assert found.startswith("the cluster has 1 node with ")
-    assert "grow" not in found
+    description = seen({"RAY_CLUSTER_NAME": "any", "RAY_CLUSTER_NAMESPACE": "any"})
+    assert description.startswith("the cluster has 1 node with ")
+    assert "grow" not in description
 
 
 def seen(variables: dict[str, str]) -> str:
-    """What a process with these variables says of its cluster."""
+    """How a process with these variables describes its cluster."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | variables
     command = [sys.executable, "-c", WHAT_IT_SEES]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""What one object names of another is there: sweep files, volumes, secrets, labels, ports."""
+"""Every sweep file, volume, secret, label and port that an object refers to exists."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SWEEP_OVERLAYS = [overlay for overlay in WITH_RAY if overlay.endswith("/sweep")]
 
 def sweep_files(overlay: str) -> dict[str, str]:
     """The sweep files of an overlay by their names in the pods."""
-    (found,) = (m["data"] for m in render(overlay) if m["kind"] == "ConfigMap")
-    return dict(found)
+    (files,) = (m["data"] for m in render(overlay) if m["kind"] == "ConfigMap")
+    return dict(files)
 
 
 def environment(container: Manifest) -> dict[str, str]:
-    """The variables of a container that come from no secret."""
+    """The variables of a container whose values are in the manifest."""
     return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
 
 
@@ -101,10 +101,10 @@ def test_all_nodes_share_the_folders(overlay: str) -> None:
 def test_every_secret_is_one_that_the_user_is_told_to_make(overlay: str) -> None:
     text = (K8S / "README.md").read_text()
     for container in (container for manifest in render(overlay) for container in containers(manifest)):
-        for reference in _found(container, "secretKeyRef"):
+        for reference in _values(container, "secretKeyRef"):
             (command,) = re.findall(rf"kubectl create secret generic {reference['name']} .*", text)
             assert f"--from-file={reference['key']}=" in command
-        for reference in _found(container, "secretRef"):
+        for reference in _values(container, "secretRef"):
             assert f"a secret `{reference['name']}`" in text
 
 
@@ -154,11 +154,11 @@ def _selects(wanted: dict[str, str], labels: list[dict[str, str]]) -> bool:
     return any(wanted.items() <= own.items() for own in labels)
 
 
-def _found(node: Any, key: str) -> list[Manifest]:
+def _values(node: Any, key: str) -> list[Manifest]:
     """All values under a key, however deep."""
     if isinstance(node, list):
-        return [hit for part in node for hit in _found(part, key)]
+        return [hit for part in node for hit in _values(part, key)]
     if not isinstance(node, dict):
         return []
     own = [node[key]] if key in node else []
-    return own + [hit for part in node.values() for hit in _found(part, key)]
+    return own + [hit for part in node.values() for hit in _values(part, key)]
