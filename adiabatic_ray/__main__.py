@@ -1,4 +1,4 @@
-"""`python -m adiabatic_ray` is `adiabatic-ray`."""
+"""Makes `python -m adiabatic_ray` the same as the command `adiabatic-ray`."""
 
 import sys
 

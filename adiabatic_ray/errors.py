@@ -1,38 +1,38 @@
-"""Every error a user can cause: one tree, each message with the way out."""
+"""The exceptions for the user of this package. Each message says what is wrong and what to do about it."""
 
 
 class AdiabaticRayError(Exception):
-    """The base of all errors raised for the user to read; the command line prints the message, not the stack."""
+    """The base of all errors that are meant for the user. The command line prints the message without a stack trace."""
 
 
 def summary(error: BaseException) -> str:
-    """An exception in one line: its type and the first line of its message."""
+    """Describe an exception in one line: its type and the first line of its message."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
 
 
 class ConfigError(AdiabaticRayError):
-    """A sweep file that cannot be used: an unknown key, a wrong type, an impossible value."""
+    """A sweep file cannot be used: it has an unknown key, a wrong type or an impossible value."""
 
 
 class DataError(AdiabaticRayError):
-    """A data set that cannot be read or lacks what it must have."""
+    """A data set cannot be read, or lacks something that it must have."""
 
 
 class ModelError(AdiabaticRayError):
-    """A model folder or hub id that cannot be loaded as a sentence encoder."""
+    """A model folder or hub id cannot be loaded as a sentence encoder."""
 
 
 class MaskError(AdiabaticRayError):
-    """A freezing mask that is malformed, matches nothing, or freezes everything."""
+    """A freezing mask is malformed, matches no parameter, or freezes every parameter."""
 
 
 class ResourceError(AdiabaticRayError):
-    """A request for resources that the cluster cannot meet."""
+    """A cluster cannot be reached, or does not have the resources that were requested."""
 
 
 class SweepError(AdiabaticRayError):
-    """A sweep that cannot be started, resumed or finished."""
+    """A sweep cannot be started, resumed or finished."""
 
 
 class StorageError(AdiabaticRayError):
-    """A storage that stayed away for longer than is waited for; nothing that was stored is lost."""
+    """The storage did not answer within the time limit. Everything that was stored before is kept."""

@@ -1,4 +1,4 @@
-"""Reading a sweep file strictly: everything that is wrong with it is reported at once, before anything starts."""
+"""Reads a sweep file strictly: everything that is wrong with it is reported at once, before anything starts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def load(path: str | Path, variables: Mapping[str, str] | None = None) -> config.Sweep:
     """Read and check a sweep file.
 
-    `${NAME}` in a text is replaced from `variables`, then from the environment. The sweep's name is the file's unless
-    given.
+    `${NAME}` in a text is replaced by the value of NAME in `variables`, or else in the environment. A sweep without a
+    `name` has the name of its file.
 
     Raises:
-        ConfigError: with one line for each problem: the file, the key's path, what was expected, the nearest valid key.
+        ConfigError: the file cannot be used. The message has one line for each problem, with the file, the key's path,
+            what was expected, and the nearest valid key.
     """
     path = Path(path)
     raw = _read_yaml(path)
@@ -36,21 +37,25 @@ def load(path: str | Path, variables: Mapping[str, str] | None = None) -> config
 
 
 def variables(path: Path) -> set[str]:
-    """The names in `${NAME}` in a sweep file."""
+    """The names of the environment variables that a sweep file uses as `${NAME}`.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     return set(_VARIABLE.findall(json.dumps(_read_yaml(path), default=str)))
 
 
-def rebuild(settings: Mapping[str, Any]) -> config.Sweep:
-    """The sweep that was stored as `config.resolved`.
+def rebuild(settings: Mapping[str, Any], path: Path) -> config.Sweep:
+    """Build a sweep from the settings that `config.resolved` gave and that were stored in the file `path`.
 
     Raises:
-        ConfigError: the settings were stored by another version, or damaged.
+        ConfigError: the settings were stored by another version, or are damaged.
     """
-    return _build(dict(settings), Path("sweep.json"))
+    return _build(dict(settings), path)
 
 
 def _read_yaml(path: Path) -> Any:
-    from ruamel.yaml import YAML  # speaks YAML 1.2, where `1e-8` is a number and `no` a text, and refuses repeated keys
+    from ruamel.yaml import YAML  # reads YAML 1.2, in which `1e-8` is a number and `no` a text; rejects repeated keys
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
@@ -113,12 +118,12 @@ _EXPECTED = {
 
 
 def _explain(error: Any, raw: Any) -> str | None:
-    """One line for one of pydantic's errors; `None` where it belongs to the branch of a union that was not meant."""
+    """Describe one of pydantic's errors in a line. `None` if it is about a branch of a union that was not meant."""
     keys: list[str] = []
     node = raw
     for part in error["loc"]:
         if part == "Range" or str(part).startswith("list[") or part in ("float", "int", "str", "bool"):
-            # pydantic names the branches of `Range | list[...]` and of the scalars in the list.
+            # In a location pydantic also names the branch of a union: of `Range | list[...]`, or of a list's scalars.
             if (part == "Range") == isinstance(node, list):
                 return None
             continue
@@ -147,13 +152,13 @@ def _keys(section: Any) -> list[str]:
 
 
 def _section(location: Iterable[str | int]) -> Any:
-    """The dataclass at a place in the file."""
-    found: Any = config.Sweep
+    """The dataclass of the section at a location in the file."""
+    section: Any = config.Sweep
     for part in location:
         if part == "Range":
             return config.Range
-        hint = typing.get_type_hints(found).get(str(part))
+        hint = typing.get_type_hints(section).get(str(part))
         inner = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-        # A key that is no field of the schema names something of the user's: a data set, a hyper-parameter.
-        found = inner[0] if inner else found
-    return found
+        # A key that is not a field is a name from the user, of a data set say, and leads to no other section.
+        section = inner[0] if inner else section
+    return section

@@ -1,8 +1,9 @@
-"""Frozen embeddings on disk: computed once per encoder and texts, memory-mapped by every trial.
+"""Frozen embeddings on disk: computed once for an encoder and texts, and memory-mapped by every trial.
 
-A table lies in a folder named by the digest of what its rows depend on: the encoder's fingerprint (weights, pooling,
-prompt, maximum length, tokenizer) and the texts. It is written beside its place under a lock and moved there when it is
-complete, so a folder under that name is either whole or was damaged later, which its checksum tells.
+Each table has a folder. Its name is a digest of everything that the rows depend on: the encoder's fingerprint (weights,
+pooling, prompt, maximum length, tokenizer) and the texts. A table is written under a lock to a temporary folder, which
+gets its name when it is complete. So a folder with this name is complete, unless it was damaged later. A checksum shows
+such damage.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from adiabatic_ray import storage
 
 FORMAT = 1
 EMBEDDINGS, DESCRIPTION = "embeddings.npy", "meta.json"
-TEXTS_PER_CHUNK = 8192  # bounds the memory that filling takes
+TEXTS_PER_CHUNK = 8192  # bounds the memory that it takes to fill a table
 
 
 @dataclass(frozen=True)
 class Table:
-    """Embeddings `[rows, dimension]` in float32, one row a text."""
+    """Embeddings `[rows, dimension]` in float32, one row for each text."""
 
     folder: str
     rows: int
     dimension: int
 
     def open(self) -> Tensor:
-        """The embeddings, memory-mapped: processes on one machine share the pages. Writing to them changes no file.
+        """The embeddings `[rows, dimension]`, memory-mapped. Writing to the tensor does not change the file.
 
-        From an object store they are brought to each node once.
+        Processes on one machine share the memory. From an object store, each node copies the table once.
         """
         array = np.load(_here(self.folder) / EMBEDDINGS, mmap_mode="c", allow_pickle=False)
         assert array.shape == (self.rows, self.dimension), f"{self.folder} changed while in use"
@@ -46,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Progress:
-    """Rows done while a table is filled; `note` says why a table that was there is not used."""
+    """How many rows of a table are filled. `note` says why an existing table is not used."""
 
     done: int
     total: int
@@ -54,7 +55,7 @@ class Progress:
 
 
 def find(root: Path, fingerprint: str, texts: Sequence[str], dimension: int) -> Table | None:
-    """The table of some texts, where there is one and it is whole."""
+    """The table of these texts. `None` if there is none, or it is damaged."""
     key = _key(fingerprint, texts)
     table = Table(str(root / key), len(texts), dimension)
     return table if _fault(root / key, key, table) is None else None
@@ -63,10 +64,10 @@ def find(root: Path, fingerprint: str, texts: Sequence[str], dimension: int) -> 
 def fill(
     root: Path, fingerprint: str, texts: Sequence[str], blocks: Iterable[Tensor], dimension: int
 ) -> Generator[Progress, None, Table]:
-    """Find or compute the table of some texts, yielding progress; the table is the generator's return value.
+    """Find or compute the table of these texts. Yields progress and returns the table.
 
-    `blocks` are their embeddings in order, some rows at a time; they are asked for only where there is no table.
-    Waits while another process fills the same table. A table that is truncated, corrupt or of another make is rebuilt.
+    `blocks` yields the embeddings `[b, dimension]` of the next texts. It is not consumed if there is a table already.
+    If another process fills the same table, this one waits. A damaged table is computed again.
     """
     key = _key(fingerprint, texts)
     folder = root / key
@@ -85,7 +86,7 @@ def fill(
 
 
 def chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Texts in portions of which one fits into memory beside its embeddings."""
+    """Split texts into chunks that fit into memory together with their embeddings."""
     return (texts[start : start + TEXTS_PER_CHUNK] for start in range(0, len(texts), TEXTS_PER_CHUNK))
 
 
@@ -121,7 +122,7 @@ def _here(folder: str) -> Path:
 
 
 def _fault(folder: Path, key: str, table: Table) -> str | None:
-    """What is wrong with a table: `None` where it is whole, and an empty text where there is none."""
+    """What is wrong with a table: `None` if nothing is, and an empty text if there is no table."""
     if not storage.found(folder, "*"):
         return ""
     try:

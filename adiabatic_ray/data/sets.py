@@ -1,20 +1,22 @@
-"""The three kinds of data sets, in the form in which training and evaluation use them.
+"""The three kinds of data sets, as training and evaluation use them.
 
-Each holds its distinct query texts and its distinct passage texts once, and says by row number which belong together.
-So every text is embedded once, and a trial needs the passages' embeddings only, never their texts.
+A set holds its distinct query texts and its distinct passage texts once, and says by row number which belong together.
+So every text is embedded once, and a trial needs only the passages' embeddings, never their texts. `dropped` counts the
+rows of the source that were left out, by reason.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Rows: TypeAlias = npt.NDArray[np.int64]
+Item = TypeVar("Item", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,9 @@ class Triplets:
 
 @dataclass(frozen=True, kw_only=True)
 class Xnli:
-    """`n` premises in `L` languages with an entailed, a neutral and a contradicting hypothesis each.
+    """`n` premises in `L` languages, each with an entailed, a neutral and a contradicting hypothesis.
 
-    `premise` holds rows of `queries`, the three hypotheses hold rows of `passages`; all have the shape `[n, L]`.
+    `premise` holds rows of `queries`. The three hypotheses hold rows of `passages`. All have the shape `[n, L]`.
     """
 
     name: str
@@ -56,9 +58,9 @@ class Xnli:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Queries to be answered from a corpus: `judgements[i]` grades the rows of `passages` judged for query `i`.
+    """Queries and the corpus to rank for them: `judgements[i]` maps a row of `passages` to its grade for query `i`.
 
-    `identical[i]` is the row of the passage with the query's own id, which is not to be returned, or -1.
+    `identical[i]` is the row of the passage with the id of query `i`, which no ranking may return, or -1.
     """
 
     name: str
@@ -76,10 +78,10 @@ DataSet: TypeAlias = Triplets | Xnli | Ranking
 
 
 def without_passages(data: DataSet) -> DataSet:
-    """The set without its passage texts: what a trial needs beside their embeddings."""
+    """The set without its passage texts: a trial needs only their embeddings."""
     return dataclasses.replace(data, passages=[])
 
 
-def index(texts: Iterable[str], known: dict[str, int]) -> list[int]:
-    """The row of each text among the distinct ones in `known`, which grows by those that are new."""
-    return [known.setdefault(text, len(known)) for text in texts]
+def index(items: Iterable[Item], known: dict[Item, int]) -> list[int]:
+    """The row of each item among the distinct items in `known`. New items are added to `known`."""
+    return [known.setdefault(item, len(known)) for item in items]

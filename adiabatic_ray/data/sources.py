@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sets
@@ -19,15 +21,17 @@ TEXT_COLUMNS: tuple[config.Column, ...] = ("query", "positive", "negative")
 ID_COLUMNS = ("query_id", "positive_id", "negative_id")
 XNLI_COLUMNS = ("premise", "hypothesis", "label")
 FLAT_XNLI_COLUMNS: tuple[config.Column, ...] = ("language", "premise", "hypothesis", "label", "id")
+QREL_COLUMNS = ("query-id", "corpus-id", "score")
 LABELS = ("entailment", "neutral", "contradiction")
+_LABEL_NUMBERS = {str(key): i for i, label in enumerate(LABELS) for key in (i, label)}
 
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 
 
 def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
-    """Read a data set; what kind it is follows from its columns.
+    """Read a data set; its files and columns say which kind it is.
 
-    With `limit`, that many triplets, premises or queries are drawn at random with `seed`.
+    A `limit` draws that many triplets, premises or queries at random with `seed`.
 
     Raises:
         DataError: the source cannot be read, or lacks a column, a language or a usable row.
@@ -37,21 +41,18 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
     rows = _read(name, source)
     columns = rows.column_names
     if set(_named(source, FLAT_XNLI_COLUMNS)) <= set(columns):
-        return _xnli(name, source, _nested(name, source, rows), seed)
+        return _xnli(name, source, _flat_pairs(name, source, rows), seed)
     if not source.columns and set(XNLI_COLUMNS) <= set(columns):
-        return _xnli(name, source, list(rows), seed)
+        return _xnli(name, source, _nested_pairs(name, source, rows), seed)
     if not source.columns and set(ID_COLUMNS) <= set(columns):
         return _triplets_by_id(name, source, rows, seed)
     return _triplets(name, source, rows, seed)
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a source's path names a data set on the hub: it has the form `owner/name`, and no such file exists."""
+    """Whether a path names a data set on the hub: it has the form `owner/name`, and no such file exists."""
     looks_local = path.startswith((".", "/")) or Path(path).suffix in _FORMATS
     return path.count("/") == 1 and not looks_local and not Path(path).exists()
-
-
-# ---- reading -------------------------------------------------------------------------------------------------------
 
 
 def _read(name: str, source: config.Source) -> datasets.Dataset:
@@ -72,8 +73,8 @@ def _read(name: str, source: config.Source) -> datasets.Dataset:
 
 
 def _csv_options(name: str, path: Path) -> dict[str, Any]:
-    """How to read a comma- or tab-separated file so that every cell is a text: `NA` and `007` stay what they are."""
-    tabs = path.suffix == ".tsv"  # such collections hold bare quotation marks; comma-separated ones quote
+    """Options that read every cell of a comma- or tab-separated file as text: `NA` and `007` stay as they are."""
+    tabs = path.suffix == ".tsv"  # tab-separated collections hold bare quotation marks; comma-separated ones quote
     separator: str = "\t" if tabs else ","
     quoting: Literal[0, 3] = 3 if tabs else 0  # csv.QUOTE_NONE, csv.QUOTE_MINIMAL
     try:
@@ -95,18 +96,18 @@ def _load_dataset(name: str, source: config.Source, path: str, /, **options: Any
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        found = datasets.load_dataset(path, split=source.split, **options)
+        loaded = datasets.load_dataset(path, split=source.split, **options)
     except Exception as error:
-        # The library wraps the cause (a bad byte, a malformed line) in an error that only says that it failed.
+        # The library wraps the cause (a bad byte, a malformed line) in an error that says only that it failed.
         raise errors.DataError(f"{name}: cannot read {source.path}: {_root_cause(error)}") from error
     finally:
         if not shown:
             datasets.enable_progress_bars()
-    if isinstance(found, datasets.DatasetDict):
-        if len(found) > 1:
-            raise errors.DataError(f"{name}: {source.path} has the splits {sorted(found)}; choose one with `split`.")
-        found = next(iter(found.values()))
-    return found
+    if isinstance(loaded, datasets.DatasetDict):
+        if len(loaded) > 1:
+            raise errors.DataError(f"{name}: {source.path} has the splits {sorted(loaded)}; choose one with `split`.")
+        loaded = next(iter(loaded.values()))
+    return loaded
 
 
 def _root_cause(error: BaseException) -> str:
@@ -118,7 +119,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _table(folder: Path, stem: str) -> Path | None:
-    """`folder/stem` in the first format that exists."""
+    """The file `folder/stem` in the first format that exists."""
     return next((p for suffix in _FORMATS if (p := folder / f"{stem}{suffix}").is_file()), None)
 
 
@@ -132,7 +133,7 @@ def _require_columns(name: str, path: str, present: Sequence[str], wanted: Seque
 
 
 def _named(source: config.Source, columns: Sequence[config.Column]) -> list[str]:
-    """The names that a file has for these columns."""
+    """What the source calls these columns."""
     return [source.columns.get(column, column) for column in columns]
 
 
@@ -145,55 +146,55 @@ def _usable(text: Any) -> bool:
 
 
 def _sample(count: int, limit: int | None, seed: int) -> list[int]:
-    """Row numbers of a random sample, in their order in the file."""
+    """The row numbers of a random sample, in the order of the file."""
     if limit is None or limit >= count:
         return list(range(count))
     return sorted(random.Random(seed).sample(range(count), limit))  # noqa: S311 - not cryptography
 
 
-def _require_rows(name: str, path: str, kept: int, dropped: Counter[str]) -> None:
+def _require_rows(name: str, path: str, kept: int, dropped: Mapping[str, int]) -> None:
     if kept == 0:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise errors.DataError(f"{name}: {path} has no usable row" + (f" ({reasons})." if reasons else "."))
-
-
-# ---- triplets ------------------------------------------------------------------------------------------------------
 
 
 def _triplets(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
     names = _named(source, TEXT_COLUMNS)
     _require_columns(name, source.path, rows.column_names, names)
     rows = rows.select_columns(names).select(_sample(len(rows), source.limit, seed))
-    texts = [list(rows[column]) for column in names]
+    texts = [rows[column][:] for column in names]
     return _build_triplets(name, source.path, zip(*texts, strict=True))
 
 
 def _triplets_by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
     """The layout of `sentence-transformers/msmarco`: triplets of ids beside the subsets `queries` and `corpus`."""
     rows = rows.select(_sample(len(rows), source.limit, seed))
-    query_ids, positive_ids, negative_ids = ([str(i) for i in rows[column]] for column in ID_COLUMNS)
-
-    def texts(subset: str, id_column: str, text_column: str, wanted: set[str]) -> dict[str, str]:
-        whole = config.Source(path=source.path, name=subset, revision=source.revision, split="train")
-        table = _read(f"{name} ({subset})", whole)
-        _require_columns(f"{name} ({subset})", source.path, table.column_names, (id_column, text_column))
-        found: dict[str, str] = {}
-        for batch in table.iter(batch_size=10_000):
-            for identity, text in zip(batch[id_column], batch[text_column], strict=True):
-                if str(identity) in wanted and found.setdefault(str(identity), text) != text:
-                    raise errors.DataError(
-                        f"{name}: `{subset}` of {source.path} has two different texts under the id {identity}; "
-                        "ids must be unique."
-                    )
-        return found
-
-    queries = texts("queries", "query_id", "query", set(query_ids))
-    corpus = texts("corpus", "passage_id", "passage", {*positive_ids, *negative_ids})
-    found = (
+    query_ids, positive_ids, negative_ids = ([str(i) for i in rows[column][:]] for column in ID_COLUMNS)
+    queries = _subset_texts(name, source, "queries", ("query_id", "query"), set(query_ids))
+    corpus = _subset_texts(name, source, "corpus", ("passage_id", "passage"), {*positive_ids, *negative_ids})
+    texts = (
         (queries.get(q), corpus.get(p), corpus.get(n))
         for q, p, n in zip(query_ids, positive_ids, negative_ids, strict=True)
     )
-    return _build_triplets(name, source.path, found)
+    return _build_triplets(name, source.path, texts)
+
+
+def _subset_texts(
+    name: str, source: config.Source, subset: str, columns: tuple[str, str], wanted: set[str]
+) -> dict[str, str]:
+    """The texts of the wanted ids, from a subset whose `columns` hold the id and the text."""
+    whole = config.Source(path=source.path, name=subset, revision=source.revision, split="train")
+    table = _read(f"{name} ({subset})", whole)
+    _require_columns(f"{name} ({subset})", source.path, table.column_names, columns)
+    texts: dict[str, str] = {}
+    for batch in table.iter(batch_size=10_000):
+        for identity, text in zip(*(batch[column] for column in columns), strict=True):
+            if str(identity) in wanted and texts.setdefault(str(identity), text) != text:
+                raise errors.DataError(
+                    f"{name}: `{subset}` of {source.path} has two different texts under the id {identity}; "
+                    "ids must be unique."
+                )
+    return texts
 
 
 def _build_triplets(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> sets.Triplets:
@@ -221,104 +222,126 @@ def _build_triplets(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> se
     )
 
 
-# ---- XNLI ----------------------------------------------------------------------------------------------------------
-
-
-def _nested(name: str, source: config.Source, rows: datasets.Dataset) -> list[dict[str, Any]]:
-    """The layout of XNLI's own TSV files, one row a language, as rows of `all_languages`.
+def _flat_pairs(name: str, source: config.Source, rows: datasets.Dataset) -> pd.DataFrame:
+    """A table of pairs (see `_xnli`) from the layout of XNLI's own TSV files: one row for each pair and language.
 
     `id` is the same for the three pairs of a premise in all languages (`promptID` in XNLI).
     """
-    found: dict[tuple[Any, int], dict[str, Any]] = {}
-    columns = (rows[column] for column in _named(source, FLAT_XNLI_COLUMNS))
-    for language, premise, hypothesis, label, identity in zip(*columns, strict=True):
-        known = LABELS.index(label) if label in LABELS else int(label) if str(label) in ("0", "1", "2") else -1
-        row = found.setdefault(
-            (identity, known), {"premise": {}, "hypothesis": {"language": [], "translation": []}, "label": known}
+    columns = zip(FLAT_XNLI_COLUMNS, _named(source, FLAT_XNLI_COLUMNS), strict=True)
+    table = pd.DataFrame({ours: rows[theirs][:] for ours, theirs in columns}, dtype=object)
+    table["number"] = [_LABEL_NUMBERS.get(str(label), -1) for label in table["label"]]
+    repeated = table.duplicated(["id", "number", "language"])
+    clashes = table[repeated & (table["number"] >= 0)]  # a pair without a label is dropped later
+    if len(clashes):
+        label, language, identity = clashes.iloc[0][["label", "language", "id"]]
+        raise errors.DataError(
+            f"{name}: {source.path} has two pairs of the label {label!r} in {language} under the id {identity}; "
+            "`columns: {id: ...}` must name a column that tells premises apart."
         )
-        if known >= 0 and language in row["premise"]:
-            raise errors.DataError(
-                f"{name}: {source.path} has two pairs of the label {label!r} in {language} under the id {identity}; "
-                "`columns: {id: ...}` must name a column that tells premises apart."
-            )
-        row["premise"][language] = premise
-        row["hypothesis"]["language"].append(language)
-        row["hypothesis"]["translation"].append(hypothesis)
-    return list(found.values())
+    table = table[~repeated]
+    pairs = table.groupby(["id", "number"], sort=False, dropna=False)
+    wide = table.assign(pair=pairs.ngroup()).pivot(index="pair", columns="language", values=["premise", "hypothesis"])
+    return wide.set_axis(pairs["number"].first(), axis=0)
 
 
-def _xnli(name: str, source: config.Source, rows: Sequence[dict[str, Any]], seed: int) -> sets.Xnli:
-    """The layout of `facebook/xnli`, `all_languages`: three rows a premise, one for each label."""
-    groups: dict[str, list[dict[str, Any] | None]] = {}
-    dropped: Counter[str] = Counter()
-    first = rows[0] if len(rows) else {"premise": {}}
-    if not isinstance(first["premise"], dict):
+def _nested_pairs(name: str, source: config.Source, rows: datasets.Dataset) -> pd.DataFrame:
+    """A table of pairs (see `_xnli`) from the layout of `facebook/xnli`, `all_languages`: one row for each pair."""
+    if isinstance(rows.features["premise"], datasets.Value):
         raise errors.DataError(
             f"{name}: {source.path} holds one language; expected premises in several, as in the subset "
             "`all_languages` of `facebook/xnli` (`name: all_languages`)."
         )
-    present = sorted({language for row in rows for language in row["premise"]})
+    texts = {
+        "premise": [premise or {} for premise in rows["premise"][:]],
+        "hypothesis": [
+            dict(zip(h["language"], h["translation"], strict=True)) if h else {} for h in rows["hypothesis"][:]
+        ],
+    }
+    wide = pd.concat({column: pd.DataFrame(cells, dtype=object) for column, cells in texts.items()}, axis=1)
+    return wide.set_axis(rows["label"][:], axis=0)
+
+
+def _xnli(name: str, source: config.Source, pairs: pd.DataFrame, seed: int) -> sets.Xnli:
+    """A set from a table of pairs: one row for each pair of a premise and a hypothesis.
+
+    The index is the pair's label, a number. The columns are (`premise` or `hypothesis`, language).
+    """
+    languages = _languages(name, source, sorted(pairs["premise"].columns))
+    pairs = pairs.reindex(columns=pd.MultiIndex.from_product([["premise", "hypothesis"], languages]))
+    complete, dropped = _complete(pairs)
+    _require_rows(name, source.path, len(complete), dropped)
+    texts = complete.to_numpy(object).reshape(-1, 3, 2, len(languages))  # premise, label, kind of text, language
+    texts = texts[_sample(len(texts), source.limit, seed)]
+    premise, queries = _distinct(texts[:, 0, 0])
+    hypotheses, passages = _distinct(texts[:, :, 1])
+    return sets.Xnli(
+        name=name,
+        languages=languages,
+        queries=queries,
+        passages=passages,
+        premise=premise,
+        **{label: np.ascontiguousarray(hypotheses[:, i]) for i, label in enumerate(LABELS)},
+        dropped=dropped,
+    )
+
+
+def _languages(name: str, source: config.Source, present: list[str]) -> list[str]:
     languages = source.languages or present
     unknown = [language for language in languages if language not in present]
     if unknown:
         raise errors.DataError(f"{name}: {source.path} lacks the languages {unknown}; it has {present}.")
-
-    for row in rows:
-        label = row["label"]
-        if label not in (0, 1, 2):
-            dropped["a label other than 0, 1 and 2"] += 1
-            continue
-        group = groups.setdefault("\n".join(str(row["premise"].get(language)) for language in languages), [None] * 3)
-        if group[label] is not None:
-            dropped["a second hypothesis of the same label"] += 1
-            continue
-        group[label] = row
-    complete: list[list[dict[str, Any]]] = []
-    for group in groups.values():
-        whole = [row for row in group if row is not None]
-        if len(whole) < 3:
-            dropped["a premise that lacks one of its three hypotheses"] += len(whole)
-        elif not all(_usable(text) for row in whole for text in _xnli_texts(row, languages)):
-            dropped["a text missing in one of the languages"] += 3
-        else:
-            complete.append(whole)
-    _require_rows(name, source.path, len(complete), dropped)
-
-    queries: dict[str, int] = {}
-    passages: dict[str, int] = {}
-    premise, hypotheses = [], []
-    for i in _sample(len(complete), source.limit, seed):
-        group_rows = complete[i]
-        premise.append(sets.index([group_rows[0]["premise"][language] for language in languages], queries))
-        hypotheses.append([sets.index(_hypothesis(row, languages), passages) for row in group_rows])
-    by_label = np.array(hypotheses, dtype=np.int64)  # [n, 3, L]
-    return sets.Xnli(
-        name=name,
-        languages=list(languages),
-        queries=list(queries),
-        passages=list(passages),
-        premise=np.array(premise, dtype=np.int64),
-        **{label: np.ascontiguousarray(by_label[:, i]) for i, label in enumerate(LABELS)},
-        dropped=dict(dropped),
-    )
+    return list(languages)
 
 
-def _hypothesis(row: dict[str, Any], languages: Sequence[str]) -> list[Any]:
-    texts = dict(zip(row["hypothesis"]["language"], row["hypothesis"]["translation"], strict=True))
-    return [texts.get(language) for language in languages]
+def _complete(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The three pairs of each premise that has all its texts, ordered by label, and why the others were dropped."""
+    labelled = pairs[pairs.index.isin([0, 1, 2])]
+    premises = sets.index(map(tuple, labelled["premise"].to_numpy(object)), {})
+    labelled = labelled.set_axis(pd.MultiIndex.from_arrays([premises, labelled.index]), axis=0)
+    unique = labelled[~labelled.index.duplicated()]
+    whole = unique[unique.groupby(level=0).transform("size") == 3]
+    complete = whole[whole.map(_usable).all(axis=1).groupby(level=0).transform("all")]
+    dropped = {
+        "a label other than 0, 1 and 2": len(pairs) - len(labelled),
+        "a second hypothesis of the same label": len(labelled) - len(unique),
+        "a premise that lacks one of its three hypotheses": len(unique) - len(whole),
+        "a text missing in one of the languages": len(whole) - len(complete),
+    }
+    return complete.sort_index(), {reason: count for reason, count in dropped.items() if count}
 
 
-def _xnli_texts(row: dict[str, Any], languages: Sequence[str]) -> list[Any]:
-    return [*(row["premise"].get(language) for language in languages), *_hypothesis(row, languages)]
-
-
-# ---- BEIR ----------------------------------------------------------------------------------------------------------
+def _distinct(texts: npt.NDArray[np.object_]) -> tuple[sets.Rows, list[str]]:
+    """The row of each text among the distinct texts, and the distinct texts in order of appearance."""
+    rows, distinct = pd.factorize(texts.ravel())
+    return rows.reshape(texts.shape), list(distinct)
 
 
 def _ranking(name: str, source: config.Source, seed: int) -> sets.Ranking:
     """A BEIR folder: `corpus`, `queries`, and `qrels` or `qrels/<split>`, each in any of the table formats."""
     folder = Path(source.path)
-    split = source.split or "test"
+    tables = _beir_tables(name, folder, source.split or "test")
+    dropped: Counter[str] = Counter()
+    corpus = _by_id(name, folder, "corpus", tables["corpus"], dropped)
+    queries = _by_id(name, folder, "queries", tables["queries"], dropped)
+    row_of = {identity: row for row, identity in enumerate(corpus)}
+    _require_columns(f"{name} (qrels)", source.path, tables["qrels"].column_names, QREL_COLUMNS)
+    judgements = _judgements(tables["qrels"], queries, row_of, dropped)
+    # As in trec_eval, a query without a relevant passage measures nothing.
+    answerable = [i for i in queries if any(grade > 0 for grade in judgements.get(i, {}).values())]
+    dropped["a query without a relevant passage"] += len(queries) - len(answerable)
+    _require_rows(name, source.path, len(answerable), dropped)
+    chosen = [answerable[i] for i in _sample(len(answerable), source.limit, seed)]
+    return sets.Ranking(
+        name=name,
+        queries=[queries[i] for i in chosen],
+        passages=list(corpus.values()),
+        judgements=[judgements[i] for i in chosen],
+        identical=np.array([row_of.get(i, -1) for i in chosen], dtype=np.int64),
+        dropped={reason: count for reason, count in dropped.items() if count},
+    )
+
+
+def _beir_tables(name: str, folder: Path, split: str) -> dict[str, datasets.Dataset]:
     tables = {}
     for stem, nested in (("corpus", None), ("queries", None), ("qrels", f"qrels/{split}")):
         path = _table(folder, stem) or (_table(folder, nested) if nested else None)
@@ -329,40 +352,30 @@ def _ranking(name: str, source: config.Source, seed: int) -> sets.Ranking:
                 + f" as {', '.join(_FORMATS)}."
             )
         tables[stem] = _read(f"{name} ({stem})", config.Source(path=str(path)))
-    dropped: Counter[str] = Counter()
-    corpus = _by_id(name, folder, "corpus", tables["corpus"], dropped)
-    queries = _by_id(name, folder, "queries", tables["queries"], dropped)
-    _require_columns(f"{name} (qrels)", source.path, tables["qrels"].column_names, ("query-id", "corpus-id", "score"))
+    return tables
 
-    row_of = {identity: row for row, identity in enumerate(corpus)}
-    judged: dict[str, dict[int, int]] = {}
-    for batch in tables["qrels"].iter(batch_size=10_000):
-        for query_id, corpus_id, score in zip(batch["query-id"], batch["corpus-id"], batch["score"], strict=True):
+
+def _judgements(
+    table: datasets.Dataset, queries: Mapping[str, str], row_of: Mapping[str, int], dropped: Counter[str]
+) -> dict[str, dict[int, int]]:
+    """The grades of the judged passages' rows, by query id."""
+    grades: dict[str, dict[int, int]] = {}
+    for batch in table.iter(batch_size=10_000):
+        for query_id, corpus_id, score in zip(*(batch[column] for column in QREL_COLUMNS), strict=True):
+            row = row_of.get(str(corpus_id))
             if str(query_id) not in queries:
                 dropped["a judgement of an unknown query"] += 1
-            elif str(corpus_id) not in row_of:
+            elif row is None:
                 dropped["a judgement of an unknown passage"] += 1
-            elif row_of[str(corpus_id)] in judged.setdefault(str(query_id), {}):
+            elif row in grades.setdefault(str(query_id), {}):
                 dropped["a second judgement of the same pair"] += 1
             else:
-                judged[str(query_id)][row_of[str(corpus_id)]] = int(float(score))
-    # As in trec_eval, a query without a relevant passage measures nothing.
-    answerable = [i for i in queries if any(grade > 0 for grade in judged.get(i, {}).values())]
-    dropped["a query without a relevant passage"] += len(queries) - len(answerable)
-    _require_rows(name, source.path, len(answerable), dropped)
-    chosen = [answerable[i] for i in _sample(len(answerable), source.limit, seed)]
-    return sets.Ranking(
-        name=name,
-        queries=[queries[i] for i in chosen],
-        passages=list(corpus.values()),
-        judgements=[judged[i] for i in chosen],
-        identical=np.array([row_of.get(i, -1) for i in chosen], dtype=np.int64),
-        dropped={reason: count for reason, count in dropped.items() if count},
-    )
+                grades[str(query_id)][row] = int(float(score))
+    return grades
 
 
 def _by_id(name: str, folder: Path, stem: str, table: datasets.Dataset, dropped: Counter[str]) -> dict[str, str]:
-    """Texts by id; a title goes before the text, as in BEIR."""
+    """The texts by id; the title comes before the text, as in BEIR."""
     _require_columns(f"{name} ({stem})", str(folder), table.column_names, ("_id", "text"))
     texts: dict[str, str] = {}
     for batch in table.iter(batch_size=10_000):

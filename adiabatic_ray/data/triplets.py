@@ -1,4 +1,4 @@
-"""Which triplets make up which training batch."""
+"""Divides triplets into training batches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from adiabatic_ray import config
 
 
 def batches(count: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
-    """The row numbers `[batch_size]` of batch 0, 1, 2, ...
+    """A function from the number of a batch (0, 1, 2, ...) to its row numbers `[batch_size]`.
 
-    Rows come in a fresh random order each epoch, and batches run on over the end of an epoch. The batch with a given
-    number depends on the number and the seed alone, so training can resume anywhere without stored state.
+    Each epoch has a fresh random order, and a batch can span the end of an epoch. A batch depends only on its number
+    and on the seed, so training can resume anywhere without stored state.
     """
 
     @lru_cache(maxsize=2)
@@ -33,7 +33,7 @@ def batches(count: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
 
 
 def steps(settings: config.Train, count: int) -> int:
-    """How many optimiser steps a trial takes on `count` triplets."""
+    """The number of optimiser steps of a trial on `count` triplets."""
     if settings.steps is not None:
         return settings.steps
     assert settings.epochs is not None

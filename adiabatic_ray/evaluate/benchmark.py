@@ -1,4 +1,4 @@
-"""Measuring an encoder on all evaluation sets against the untouched one."""
+"""Measures encoders on all evaluation sets, against the untouched encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adiabatic_ray.model.encoder import Encode
 
 
 @dataclass(frozen=True)
-class Part:
+class EvaluationSet:
     """An evaluation set with the untouched encoder's embeddings of its passages and of its queries."""
 
     data: DataSet
@@ -29,10 +29,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one encoder did on the evaluation sets.
+    """The results of one encoder on the evaluation sets.
 
-    `outcomes` holds the discordance of each triplet set (`[n]`) and XNLI set (`[n, 2, L, L]`), `metrics` every number
-    that is reported, under the name it is tracked by; `violation` is `None` where no constraint was given.
+    `outcomes` holds the discordance (bool) of each triplet set (`[n]`) and XNLI set (`[n, 2, L, L]`), by the set's
+    name. `metrics` holds every number that is reported, by its name in MLflow. `violation` is `None` if no constraint
+    was given.
     """
 
     outcomes: Mapping[str, Tensor]
@@ -41,7 +42,11 @@ class Measurement:
 
 
 def check_roles(data: Mapping[str, DataSet], objective: str, constraint: config.Constraint) -> None:
-    """Raise ConfigError unless the objective and the constraint name sets of a fitting kind."""
+    """Check that the objective and the constraint name sets of a fitting kind.
+
+    Raises:
+        ConfigError: the objective is not a set of triplets, or the constraint is a ranking set.
+    """
     if not isinstance(data[objective], Triplets):
         raise errors.ConfigError(
             f"search.objective: `{objective}` must be a set of triplets, but it is {_kind(data[objective])}."
@@ -57,21 +62,23 @@ def _kind(data: DataSet) -> str:
 
 
 class Benchmark:
-    """Evaluation sets with all that stays the same between encoders: passages and the untouched encoder's outcomes."""
+    """Measures encoders on the same evaluation sets.
+
+    It keeps what all measurements share: the passages' embeddings and the untouched encoder's outcomes. `objective`
+    names the set whose improvement is the gain; without it a measurement has no gain.
+    """
 
     def __init__(
-        self, parts: Sequence[Part], objective: str | None = None, constraint: config.Constraint | None = None
+        self, sets: Sequence[EvaluationSet], objective: str | None = None, constraint: config.Constraint | None = None
     ) -> None:
-        self.parts = parts
+        self.sets = sets
         self.objective, self.constraint = objective, constraint
-        self._passages = {part.data.name: part.passages.open() for part in parts}
-        self._base = {part.data.name: self._outcome(part.data, part.queries.open()) for part in parts}
+        self._passages = {one.data.name: one.passages.open() for one in sets}
+        self._base = {one.data.name: self._outcome(one.data, one.queries.open()) for one in sets}
 
     def measure(self, encode: Encode) -> Measurement:
-        """Measure an encoder."""
-        return self._compare(
-            {part.data.name: self._outcome(part.data, encode(part.data.queries)) for part in self.parts}
-        )
+        """Measure an encoder, given as a function from query texts to unit-length embeddings `[n, d]`."""
+        return self._compare({one.data.name: self._outcome(one.data, encode(one.data.queries)) for one in self.sets})
 
     def untouched(self) -> Measurement:
         """The untouched encoder's own measurement: no gain, no change."""
@@ -85,31 +92,15 @@ class Benchmark:
             return discordance.xnli(data, queries, passages)
         return ranking.metrics(data, queries, passages)
 
-    def _compare(self, found: Mapping[str, Tensor | dict[str, float]]) -> Measurement:
+    def _compare(self, tuned: Mapping[str, Tensor | dict[str, float]]) -> Measurement:
         metrics: dict[str, float] = {}
-        tuned_outcomes: dict[str, Tensor] = {}
-        for part in self.parts:
-            name, base, tuned = part.data.name, self._base[part.data.name], found[part.data.name]
-            if isinstance(tuned, dict):
-                assert isinstance(base, dict)
-                metrics |= {f"{metric}/{name}": value for metric, value in tuned.items()}
-                metrics[f"ndcg_at_10_change/{name}"] = tuned["ndcg_at_10"] - base["ndcg_at_10"]
-                continue
-            assert isinstance(base, Tensor)
-            tuned_outcomes[name] = tuned
-            metrics[f"pnd/{name}"] = discordance.pnd(tuned)
-            metrics[f"improvement/{name}"] = discordance.improvement(int(base.sum()), int(tuned.sum()))
-            if isinstance(part.data, Xnli):
-                for x, language in enumerate(part.data.languages):
-                    before, after = int(base[:, :, x].sum()), int(tuned[:, :, x].sum())
-                    metrics[f"improvement/{name}/{language}"] = discordance.improvement(before, after)
-            else:
-                broken, fixed = int((tuned & ~base).sum()), int((base & ~tuned).sum())
-                metrics[f"p_value/{name}"] = significance.mcnemar(broken, fixed)
+        for one in self.sets:
+            metrics |= _metrics(one.data, self._base[one.data.name], tuned[one.data.name])
         if self.objective:
             metrics["gain"] = metrics[f"improvement/{self.objective}"]
             metrics["p_value"] = metrics[f"p_value/{self.objective}"]
-        violation = self._violation(tuned_outcomes) if self.constraint else None
+        discordant = {name: outcome for name, outcome in tuned.items() if isinstance(outcome, Tensor)}
+        violation = self._violation(discordant) if self.constraint else None
         if violation:
             metrics |= {
                 "constraint": violation.value,
@@ -119,43 +110,69 @@ class Benchmark:
                 "constraint/upper": violation.upper,
                 "worst_language": self._worst_language(metrics),
             }
-        return Measurement(tuned_outcomes, metrics, violation)
+        return Measurement(discordant, metrics, violation)
 
-    def _violation(self, found: Mapping[str, Tensor]) -> significance.Violation:
+    def _violation(self, tuned: Mapping[str, Tensor]) -> significance.Violation:
         assert self.constraint is not None
-        name = self.constraint.data
-        base, tuned = self._base[name], found[name]
+        data, base = self._guard(self.constraint), self._base[self.constraint.data]
         assert isinstance(base, Tensor)
-        data = next(part.data for part in self.parts if part.data.name == name)
         if isinstance(data, Xnli):
             names = (list(discordance.COMPARISONS), data.languages)
-        else:
-            base, tuned, names = base[:, None, None, None], tuned[:, None, None, None], (["negative"], [name])
-        return significance.violation(base, tuned, names, self.constraint)
+            return significance.violation(base, tuned[data.name], names, self.constraint)
+        # A triplet set is one group: one comparison in one language.
+        before, after = base[:, None, None, None], tuned[data.name][:, None, None, None]
+        return significance.violation(before, after, (["negative"], [data.name]), self.constraint)
 
     def _worst_language(self, metrics: Mapping[str, float]) -> float:
-        """The improvement of the query language that fared worst on the guarded set."""
+        """The smallest improvement of any query language on the guarded set."""
         assert self.constraint is not None
-        prefix = f"improvement/{self.constraint.data}"
-        languages = [value for key, value in metrics.items() if key.startswith(f"{prefix}/")]
-        return min(languages, default=metrics[prefix])
+        data = self._guard(self.constraint)
+        if isinstance(data, Xnli):
+            return min(metrics[f"improvement/{data.name}/{language}"] for language in data.languages)
+        return metrics[f"improvement/{data.name}"]
+
+    def _guard(self, constraint: config.Constraint) -> DataSet:
+        return next(one.data for one in self.sets if one.data.name == constraint.data)
 
     def write_outcomes(self, path: Path, by_scale: Mapping[float, Measurement]) -> None:
-        """Write the outcomes of a displacement at each of its scales."""
-        languages = {part.data.name: part.data.languages for part in self.parts if isinstance(part.data, Xnli)}
-        outcomes.save(path, Outcomes({scale: found.outcomes for scale, found in by_scale.items()}, languages))
+        """Write the outcomes of a displacement at several scales."""
+        languages = {one.data.name: one.data.languages for one in self.sets if isinstance(one.data, Xnli)}
+        outcomes.save(path, Outcomes({scale: measured.outcomes for scale, measured in by_scale.items()}, languages))
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
-        """Write `discordance.csv`: one row a set, and for XNLI one a comparison and pair of languages."""
+        """Write `discordance.csv`: one row for a triplet set, and for XNLI one for each comparison and language pair.
+
+        With `paired` the rows also compare with the untouched encoder.
+        """
         columns = [*discordance.COLUMNS, *(discordance.PAIRED_COLUMNS if paired else ())]
         table = io.StringIO(newline="")
         writer = csv.writer(table)
         writer.writerow(columns)
-        for part in self.parts:
-            if not isinstance(part.data, Ranking):
-                base = self._base[part.data.name]
+        for one in self.sets:
+            if not isinstance(one.data, Ranking):
+                base = self._base[one.data.name]
                 assert isinstance(base, Tensor)
                 writer.writerows(
-                    discordance.rows(part.data, measurement.outcomes[part.data.name], base if paired else None)
+                    discordance.rows(one.data, measurement.outcomes[one.data.name], base if paired else None)
                 )
         storage.write(path, table.getvalue())
+
+
+def _metrics(data: DataSet, base: Tensor | dict[str, float], tuned: Tensor | dict[str, float]) -> dict[str, float]:
+    """The metrics of one set, by the names under which they are stored and tracked."""
+    if isinstance(tuned, dict):
+        assert isinstance(base, dict)
+        values = {f"{metric}/{data.name}": value for metric, value in tuned.items()}
+        return values | {f"ndcg_at_10_change/{data.name}": tuned["ndcg_at_10"] - base["ndcg_at_10"]}
+    assert isinstance(base, Tensor)
+    values = {
+        f"pnd/{data.name}": discordance.pnd(tuned),
+        f"improvement/{data.name}": discordance.improvement(int(base.sum()), int(tuned.sum())),
+    }
+    if not isinstance(data, Xnli):
+        broken, fixed = int((tuned & ~base).sum()), int((base & ~tuned).sum())
+        return values | {f"p_value/{data.name}": significance.mcnemar(broken, fixed)}
+    for x, language in enumerate(data.languages):
+        before, after = int(base[:, :, x].sum()), int(tuned[:, :, x].sum())
+        values[f"improvement/{data.name}/{language}"] = discordance.improvement(before, after)
+    return values

@@ -1,7 +1,7 @@
-"""Bootstrap over what was sampled: queries, and premises with all their pairs of languages together.
+"""Bootstrap over queries, or over premises, each with all its pairs of languages.
 
-A replicate is a set drawn again, with replacement, from the one at hand (Efron 1979). All trials of a sweep are
-measured on the same sets, so they share their replicates, and a difference between two trials is a paired one.
+A replicate draws as many units as the set has, with replacement (Efron 1979). All trials of a sweep are measured on the
+same sets and share their replicates, so that differences between trials are paired.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Interval:
 
 
 def replicates(n: int, seed: int, count: int = REPLICATES) -> Tensor:
-    """How often each of `n` units is drawn in each replicate, `[count, n]` (float32)."""
+    """How often each replicate draws each of `n` units, `[count, n]` (float32)."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(n, (count, n), generator=generator)
     return torch.zeros(count, n).scatter_add_(1, drawn, torch.ones(count, n))
@@ -37,27 +37,33 @@ def replicates(n: int, seed: int, count: int = REPLICATES) -> Tensor:
 def improvement(base: Tensor, tuned: Tensor, drawn: Tensor) -> Interval:
     """The improvement in percent, from outcomes `[n, ...]` (bool) of both encoders and replicates `[r, n]`."""
     before, after = (outcomes.float().flatten(1).sum(1) for outcomes in (base[:, None], tuned[:, None]))
-    found = 100 * (drawn @ (before - after)) / (drawn @ before).clamp(min=1)
-    low, high = found.quantile(torch.tensor([0.025, 0.975])).tolist()
+    improvements = 100 * (drawn @ (before - after)) / (drawn @ before).clamp(min=1)
+    low, high = improvements.quantile(torch.tensor([0.025, 0.975])).tolist()
     return Interval(discordance.improvement(int(before.sum()), int(after.sum())), low, high)
 
 
 def significant(base: Tensor, tuned: Tensor, drawn: Tensor, alpha: float) -> Tensor:
-    """Whether each replicate `[r]` has a significant gain: McNemar's test by the normal distribution."""
+    """Whether the gain is significant in each replicate, `[r]` (bool), by McNemar's test with its normal approximation.
+
+    The arguments are those of `improvement`.
+    """
     change = base.float() - tuned.float()  # +1 fixed, -1 broken
     z = (drawn @ change) / (drawn @ change.abs()).clamp(min=1).sqrt()
     return z > NormalDist().inv_cdf(1 - alpha / 2)
 
 
 def feasible(base: Tensor, tuned: Tensor, drawn: Tensor, settings: config.Constraint) -> Tensor:
-    """Whether each replicate `[r]` meets the constraint, from outcomes `[n, comparison, language, language]` (bool).
+    """Whether each replicate meets the constraint, `[r]` (bool).
 
-    The constraint's second half, the upper bound of the overall degradation, is computed on each replicate as it is on
-    the set itself. Its first half is a maximum over many groups, and a bootstrap of a maximum is biased upwards: a
-    group's z varies by 1 about a centre that itself already holds a noise of 1, and the largest of hundreds of such
-    centres is mostly noise. So the groups' centres are first shrunk towards their mean by as much of their spread as is
-    noise (James and Stein 1961, Efron and Morris 1975), which the replicates themselves tell; what premises share, and
-    so what all groups share, keeps its full noise.
+    The outcomes of both encoders have the shape `[n, comparison, language, language]` (bool), and the replicates
+    `[r, n]`.
+
+    Part (b) of the constraint, the upper bound of the overall degradation, is computed on each replicate as on the set
+    itself. Part (a) is a maximum over many groups, and a bootstrapped maximum is biased upwards: in the replicates a
+    group's z varies by about 1 around its observed value, which contains noise of about 1 already. The largest of
+    hundreds of observed values is mostly noise. So the observed values are first shrunk towards their mean, by the
+    share of their variance that is noise (James and Stein 1961, Efron and Morris 1975). The replicates give this share.
+    Noise that all groups have in common, since they have premises in common, is not reduced.
     """
     change = tuned.float() - base.float()
     grouped = significance.groups(change, settings.level)
@@ -78,5 +84,5 @@ def feasible(base: Tensor, tuned: Tensor, drawn: Tensor, settings: config.Constr
 
 
 def _z(drawn: Tensor, grouped: Tensor) -> Tensor:
-    """Degradation z of each group in each replicate, `[r, groups]`; 0 where nothing changed."""
+    """The degradation z of each group in each replicate, `[r, groups]`; 0 where nothing changed."""
     return (drawn @ grouped) / (drawn @ grouped.square()).clamp(min=1).sqrt()

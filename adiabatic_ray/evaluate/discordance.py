@@ -1,13 +1,15 @@
-"""Positive-negative discordance: which triplets have a negative that scores at least as high as the positive.
+"""Positive-negative discordance: a triplet is discordant when its negative scores at least as high as its positive.
 
-All functions take unit-length embeddings, so that a cosine is a dot product. They compare `q . (p - n)` with zero
-rather than two scores, so that a negative equal to the positive is a tie (and discordant) to the last bit.
+Embeddings have unit length, so a cosine is a dot product. The functions compare `q . (p - n)` with zero, not two scores
+with each other: a negative equal to the positive is then an exact tie, and so discordant.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,20 +19,23 @@ from adiabatic_ray.evaluate import significance
 COMPARISONS = ("neutral", "contradiction")
 ROWS_PER_CHUNK = 65_536  # bounds the memory of gathered embeddings
 
+COLUMNS = ("dataset", "comparison", "query_language", "text_language", "num_triplets", "num_discordant", "pnd")
+PAIRED_COLUMNS = ("num_discordant_base", "num_fixed", "num_broken", "improvement", "p_value")
+
 
 def triplets(data: Triplets, queries: Tensor, passages: Tensor) -> Tensor:
     """Discordance `[n]` (bool) of each triplet, from the embeddings of the set's distinct queries and passages."""
-    found = torch.empty(len(data), dtype=torch.bool)
+    outcomes = torch.empty(len(data), dtype=torch.bool)
     for start in range(0, len(data), ROWS_PER_CHUNK):
-        part = slice(start, start + ROWS_PER_CHUNK)
-        q = queries[torch.from_numpy(data.query[part])]
-        difference = passages[torch.from_numpy(data.positive[part])] - passages[torch.from_numpy(data.negative[part])]
-        found[part] = ~((q * difference).sum(-1) > 0)  # so that NaN is discordant, too
-    return found
+        chunk = slice(start, start + ROWS_PER_CHUNK)
+        q = queries[torch.from_numpy(data.query[chunk])]
+        difference = passages[torch.from_numpy(data.positive[chunk])] - passages[torch.from_numpy(data.negative[chunk])]
+        outcomes[chunk] = ~((q * difference).sum(-1) > 0)  # not `<= 0`: NaN is discordant, too
+    return outcomes
 
 
 def xnli(data: Xnli, queries: Tensor, passages: Tensor) -> Tensor:
-    """Discordance `[n, 2, L, L]` (bool): premise, comparison, language of the premise, language of the hypotheses."""
+    """Discordance `[n, 2, L, L]` (bool) by premise, comparison, language of the premise, language of the hypotheses."""
     premise = queries[torch.from_numpy(data.premise)]  # [n, L, d]
     entailment = passages[torch.from_numpy(data.entailment)]
     outcomes = []
@@ -46,41 +51,36 @@ def pnd(outcomes: Tensor) -> float:
 
 
 def improvement(base: int, tuned: int) -> float:
-    """Relative reduction of discordant triplets in percent; 0 where there was none to reduce and none was added."""
+    """Relative reduction of discordant triplets in percent; without any at the base, 0 or minus infinity."""
     if base == 0:
         return 0.0 if tuned == 0 else float("-inf")
     return 100.0 * (base - tuned) / base
 
 
-# ---- as a table ----------------------------------------------------------------------------------------------------
-
-COLUMNS = ("dataset", "comparison", "query_language", "text_language", "num_triplets", "num_discordant", "pnd")
-PAIRED_COLUMNS = ("num_discordant_base", "num_fixed", "num_broken", "improvement", "p_value")
-
-
 def rows(data: Triplets | Xnli, tuned: Tensor, base: Tensor | None = None) -> Iterator[list[str | int | float]]:
     """The set's rows of `discordance.csv`, with the paired columns where the base's outcomes are given.
 
-    A triplet set is one row, with the comparison `negative` and no languages; XNLI has one for each comparison and
+    A triplet set has one row, with the comparison `negative` and no languages. XNLI has one row for each comparison and
     pair of languages.
     """
-    if isinstance(data, Triplets):
-        yield _row([data.name, "negative", "", ""], tuned, base)
-        return
-    for c, comparison in enumerate(COMPARISONS):
-        for x, query_language in enumerate(data.languages):
-            for y, text_language in enumerate(data.languages):
-                yield _row(
-                    [data.name, comparison, query_language, text_language],
-                    tuned[:, c, x, y],
-                    None if base is None else base[:, c, x, y],
-                )
-
-
-def _row(names: Sequence[str], tuned: Tensor, base: Tensor | None) -> list[str | int | float]:
-    row: list[str | int | float] = [*names, len(tuned), int(tuned.sum()), pnd(tuned)]
+    cells: Sequence[tuple[str, ...]] = [("negative", "", "")]
+    if isinstance(data, Xnli):
+        cells = list(itertools.product(COMPARISONS, data.languages, data.languages))
+    num_discordant = _per_cell(tuned)
+    columns = [[len(tuned)] * len(cells), num_discordant.tolist(), (100.0 * (num_discordant / len(tuned))).tolist()]
     if base is not None:
-        fixed, broken = int((base & ~tuned).sum()), int((~base & tuned).sum())
-        gain = improvement(int(base.sum()), int(tuned.sum()))
-        row += [int(base.sum()), fixed, broken, gain, significance.mcnemar(broken, fixed)]
-    return row
+        columns += _paired_columns(tuned, base)
+    for cell, *numbers in zip(cells, *columns, strict=True):
+        yield [data.name, *cell, *numbers]
+
+
+def _paired_columns(tuned: Tensor, base: Tensor) -> list[list[int | float]]:
+    before, after = _per_cell(base), _per_cell(tuned)
+    fixed, broken = _per_cell(base & ~tuned), _per_cell(tuned & ~base)
+    gains = np.vectorize(improvement, otypes=[float])(before, after)
+    return [column.tolist() for column in (before, fixed, broken, gains, significance.mcnemar(broken, fixed))]
+
+
+def _per_cell(outcomes: Tensor) -> significance.Counts:
+    """How many of the outcomes `[n, ...]` are true in each cell, in the order of the table's rows."""
+    return outcomes.sum(0).flatten().numpy()

@@ -1,4 +1,4 @@
-"""Outcomes on disk, a bit for each triplet: what every later question about an encoder is answered from."""
+"""Stores outcomes on disk, one bit for each triplet. Intervals, figures and model cards are computed from them."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Outcomes:
 
 
 def save(path: Path, outcomes: Outcomes) -> None:
-    """Write outcomes in one piece."""
+    """Write outcomes atomically."""
     tensors, shapes = {}, {}
     for scale, sets in outcomes.by_scale.items():
         for name, tensor in sets.items():
-            key = f"{scale!r}/{name}"  # exactly, since it is looked up by its value
+            key = f"{scale!r}/{name}"  # `repr` is exact: outcomes are looked up by the scale's value
             tensors[key] = torch.from_numpy(np.packbits(tensor.numpy().reshape(-1)))
             shapes[key] = list(tensor.shape)
     checkpoint.save(path, Checkpoint(tensors, {"shapes": shapes, "languages": dict(outcomes.languages)}))
 
 
 def load(path: Path) -> Outcomes | None:
-    """Read outcomes, or `None` where there are none that can be read."""
-    found = checkpoint.load(path)
-    if found is None:
+    """Read outcomes. `None` if there are none, or they are damaged."""
+    stored = checkpoint.load(path)
+    if stored is None:
         return None
     by_scale: dict[float, dict[str, Tensor]] = {}
-    for key, shape in found.values["shapes"].items():
+    for key, shape in stored.values["shapes"].items():
         scale, _, name = key.partition("/")
-        bits = np.unpackbits(found.tensors[key].numpy(), count=int(np.prod(shape)))
+        bits = np.unpackbits(stored.tensors[key].numpy(), count=int(np.prod(shape)))
         by_scale.setdefault(float(scale), {})[name] = torch.from_numpy(bits.astype(bool)).reshape(shape)
-    return Outcomes(by_scale, found.values["languages"])
+    return Outcomes(by_scale, stored.values["languages"])

@@ -10,6 +10,7 @@ from torch import Tensor
 from adiabatic_ray.data.sets import Ranking
 
 DEPTHS = (10, 100, 1000)
+MEASURES = ("ndcg_at_10", "mrr_at_10", *(f"recall_at_{depth}" for depth in DEPTHS))
 QUERIES_PER_BLOCK, PASSAGES_PER_CHUNK = 256, 65_536  # bound the memory of a block of scores
 
 
@@ -40,20 +41,16 @@ def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) ->
 
 
 def metrics(data: Ranking, queries: Tensor, passages: Tensor) -> dict[str, float]:
-    """Means over queries: `ndcg_at_10` with linear gains, `mrr_at_10`, and `recall_at_k`; any grade above 0 is
-    relevant."""
-    found = search(data, queries, passages, max(DEPTHS)).tolist()
-    n = len(data)
-    result = {
-        "ndcg_at_10": sum(_ndcg(ranked[:10], judged) for ranked, judged in zip(found, data.judgements, strict=True))
-        / n,
-        "mrr_at_10": sum(_mrr(ranked[:10], judged) for ranked, judged in zip(found, data.judgements, strict=True)) / n,
-    }
-    for depth in DEPTHS:
-        result[f"recall_at_{depth}"] = (
-            sum(_recall(ranked[:depth], judged) for ranked, judged in zip(found, data.judgements, strict=True)) / n
-        )
-    return result
+    """Means over all queries: `ndcg_at_10` with linear gains, `mrr_at_10`, and `recall_at_k`.
+
+    A passage with a grade above 0 is relevant.
+    """
+    ranked = search(data, queries, passages, max(DEPTHS)).tolist()
+    judged = list(zip(ranked, data.judgements, strict=True))
+    totals = [sum(_ndcg(rows[:10], grades) for rows, grades in judged)]
+    totals.append(sum(_mrr(rows[:10], grades) for rows, grades in judged))
+    totals += [sum(_recall(rows[:depth], grades) for rows, grades in judged) for depth in DEPTHS]
+    return {measure: total / len(data) for measure, total in zip(MEASURES, totals, strict=True)}
 
 
 def _dcg(grades: list[int]) -> float:

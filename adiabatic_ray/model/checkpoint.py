@@ -17,26 +17,26 @@ from adiabatic_ray import storage
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name (`delta/...`, `exp_avg/...`, `exp_avg_sq/...`) and what is not a tensor."""
+    """Tensors by name (`delta/...`, `exp_avg/...`, `exp_avg_sq/...`), and values that JSON can hold."""
 
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors named `prefix/...`, under the rest of their names."""
+        """The tensors named `prefix/...`, by their names without that prefix."""
         start = f"{prefix}/"
         return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint in one piece: a reader sees the old one or the new one, never half of one."""
+    """Write a checkpoint atomically: a reader sees the old one or the new one, never a part."""
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     metadata = {"values": json.dumps(dict(checkpoint.values))}
     storage.produce(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def load(path: Path) -> Checkpoint | None:
-    """Read a checkpoint, or `None` where there is none that can be read."""
+    """Read a checkpoint. `None` if there is none, or it is damaged."""
     try:
         with storage.local(path) as here, safe_open(here, framework="pt") as file:
             values = json.loads(file.metadata()["values"])
@@ -44,4 +44,4 @@ def load(path: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     except (SafetensorError, KeyError, ValueError):
-        return None  # a damaged checkpoint costs the work since the start, and no more
+        return None  # a trial whose checkpoint is damaged starts again from the beginning

@@ -1,9 +1,9 @@
 """A query encoder as the untouched weights plus a float32 displacement.
 
 Weights in float32 cannot hold the steps of adiabatic tuning: at a learning rate of 2e-8 a step is below the spacing of
-the numbers around a LayerNorm weight of 1, and is rounded away. A displacement of its own, starting at zero, keeps the
-step where it matters. It also makes a freezing mask the absence of a displacement, weight decay a pull back to the
-untouched point, a checkpoint small, and the distance travelled a metric.
+the numbers around a LayerNorm weight of 1, and is rounded away. A separate displacement that starts at zero keeps such
+steps. It has more advantages: a frozen parameter has no displacement, weight decay pulls back to the untouched weights,
+checkpoints are small, and the distance from the untouched weights is a metric.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from adiabatic_ray.model.encoder import Encoder, Features
 
 
 class Displacement(nn.Module):
-    """Embeds with `base + delta`, where only `delta` is trained; frozen parameters have none.
+    """An encoder on the weights `base + delta`. Only `delta` is trained, and frozen parameters have none.
 
-    The encoder is shared: it stays outside the module, so that nothing here can move or change its weights.
+    The encoder is shared. It is not a submodule, so nothing here can move or change its weights.
     """
 
     def __init__(self, encoder: Encoder, names: Sequence[str]) -> None:
@@ -34,10 +34,7 @@ class Displacement(nn.Module):
 
     def weights(self, scale: float = 1.0) -> dict[str, Tensor]:
         """`base + scale * delta` by name, differentiable in the deltas."""
-        return {
-            name: torch.add(self.encoder.parameters[name], delta, alpha=scale)
-            for name, delta in zip(self.names, self.deltas, strict=True)
-        }
+        return moved(self.encoder.parameters, dict(zip(self.names, self.deltas, strict=True)), scale)
 
     def forward(self, features: Features) -> Tensor:
         """Unit-length embeddings `[b, d]` of a batch."""
@@ -49,14 +46,16 @@ class Displacement(nn.Module):
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a displacement that has exactly these names."""
+        """Copy a stored displacement, which must have the names of the trained parameters."""
         for name, delta in zip(self.names, self.deltas, strict=True):
             delta.copy_(tensors[name])
 
     @torch.no_grad()
     def norms(self) -> dict[str, float]:
-        """How far the weights went: the Euclidean norm of the displacement, relative to the base's, and its largest
-        entry."""
+        """How far the weights have moved: the displacement's Euclidean norm and its largest entry.
+
+        `displacement/relative` is the norm divided by the norm of the same base weights.
+        """
         norm, base = _norm(self.deltas), _norm(self.encoder.parameters[name] for name in self.names)
         largest = torch.stack([torch.stack(torch.aminmax(delta)).abs().max() for delta in self.deltas]).max()
         return {
@@ -64,6 +63,16 @@ class Displacement(nn.Module):
             "displacement/relative": norm / base,
             "displacement/max": float(largest),
         }
+
+
+def moved(base: Mapping[str, Tensor], deltas: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
+    """`base + scale * delta` by name, for the names of `deltas`, on the base's device.
+
+    Training, evaluation, confirmation and export all use this function, so their weights are the same to the last bit.
+    The product is rounded before the sum: one fused operation would give different results on different devices.
+    """
+    here = {name: delta.to(base[name].device) for name, delta in deltas.items()}
+    return {name: base[name] + (delta if scale == 1 else scale * delta) for name, delta in here.items()}
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -1,4 +1,4 @@
-"""A sentence encoder: loading it as the ecosystem does, its prompts, and encoding many texts."""
+"""A sentence encoder: loading it with sentence-transformers, its prompts, and encoding many texts."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}
 
 
 class HubUnreachable(errors.ModelError):
-    """The model is named by a hub id that cannot be looked up from here."""
+    """The model's hub id cannot be looked up, since the hub cannot be reached."""
 
 
 class Encoder:
-    """A loaded encoder with its prompts and maximum lengths; its own weights are never changed.
+    """A loaded encoder with its prompts and maximum lengths. Its own weights never change.
 
-    `parameters` holds the weights that the embedding depends on, under transformers' names
-    (`encoder.layer.0.output.dense.weight`); `embed` runs on them or on replacements.
+    `parameters` holds the weights that the embedding depends on, by transformers' names
+    (`encoder.layer.0.output.dense.weight`). `embed` runs on them or on replacements.
+
+    Raises:
+        ModelError: the model leaves its prompt out of the pooling.
     """
 
     def __init__(self, module: SentenceTransformer, settings: config.Model) -> None:
@@ -75,7 +78,10 @@ class Encoder:
         return int(self.module.get_embedding_dimension())
 
     def _find_parameters(self) -> dict[str, str]:
-        """Names of the parameters that an embedding depends on; BERT's unused pooler, say, is not among them."""
+        """The full names of the parameters that an embedding depends on, by transformers' names.
+
+        A parameter that changes no embedding, such as BERT's unused pooler, is not among them.
+        """
         named = dict(self.module.named_parameters())
         with torch.enable_grad():
             leaves = {full: p.detach().requires_grad_() for full, p in named.items()}
@@ -85,10 +91,8 @@ class Encoder:
         used = [full for full, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
         return {_short(full): full for full in used}
 
-    # ---- texts to embeddings ----
-
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """Token ids of each text behind the side's prompt, truncated to the side's maximum length."""
+        """Token ids of each text with the side's prompt before it, truncated to the side's maximum length."""
         prompt = self.prompts[side]
         ids: list[list[int]] = self.tokenizer(
             [prompt + text for text in texts], truncation=True, max_length=self.max_length[side]
@@ -127,10 +131,8 @@ class Encoder:
             embeddings[rows] = self.embed(self.collate([ids[i] for i in rows]), weights).cpu()
         return embeddings
 
-    # ---- identity ----
-
     def fingerprint(self, side: Side) -> str:
-        """A digest of everything that an embedding on this side depends on, beside the text."""
+        """A digest of everything that an embedding on this side depends on, except the text."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
@@ -147,12 +149,17 @@ class Encoder:
         return digest.hexdigest()
 
 
+def default_device() -> torch.device:
+    """This machine's accelerator, else its CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def load(settings: config.Model, device: str | torch.device | None = None) -> Encoder:
     """Load an encoder in float32 from a hub id or a folder.
 
     Raises:
-        ModelError: there is no such model, it has no safetensors weights, or it says nothing about its pooling and
-            `model.pooling` is not given.
+        ModelError: there is no such model, it has no safetensors weights, it leaves its prompt out of the pooling, or
+            it says nothing about its pooling and `model.pooling` is not given.
     """
     name, folder = settings.name, Path(settings.name)
     if storage.is_remote(name):
@@ -189,7 +196,7 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
 def initialise(folder: Path, tokenizer_file: Path, seed: int, **shape: Any) -> None:
     """Write a BERT encoder with random weights, mean pooling and normalisation, in sentence-transformers' layout.
 
-    `shape` goes to `transformers.BertConfig`; the tokenizer file must define `[PAD]`, `[UNK]`, `[CLS]` and `[SEP]`.
+    `shape` goes to `transformers.BertConfig`. The tokenizer file must define `[PAD]`, `[UNK]`, `[CLS]` and `[SEP]`.
     """
     from sentence_transformers.base.modules import Normalize, Transformer
 
@@ -246,7 +253,7 @@ def _set_pooling(module: SentenceTransformer, mode: str) -> None:
 
 
 def _short(full: str) -> str:
-    """transformers' own name of a parameter of a `SentenceTransformer`: without `0.model.` (or `0.auto_model.`)."""
+    """transformers' name of a `SentenceTransformer`'s parameter: without `0.model.` (or `0.auto_model.`)."""
     for prefix in ("0.model.", "0.auto_model."):
         if full.startswith(prefix):
             return full.removeprefix(prefix)

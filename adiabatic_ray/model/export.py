@@ -1,55 +1,57 @@
-"""Writing an encoder in sentence-transformers' format."""
+"""Writes encoders in sentence-transformers' format."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
 
-from adiabatic_ray.model.encoder import Encoder, Side, quiet
-
-QUERY_ENCODER, RETRIEVAL_MODEL = "query_encoder", "retrieval_model"
+from adiabatic_ray.model.encoder import Encoder, Side, Weights, quiet
+from adiabatic_ray.trials.layout import ExportFolder
 
 
-def hand_over(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor], card: str) -> None:
-    """Write the tuned encoder as two models in safetensors, each with the model card as its `README.md`.
+def hand_over(encoder: Encoder, folder: ExportFolder, weights: Weights, card: str) -> None:
+    """Write the encoder with tuned `weights` as two models in safetensors, each with `card` as its `README.md`.
 
-    `query_encoder` is the tuned encoder alone. `retrieval_model` is one model with two sides: its `encode_query` is the
-    tuned encoder and its `encode_document` the untouched one, to the last bit, so it goes with documents that are
-    embedded already.
+    `query_encoder` is the tuned encoder alone. `retrieval_model` is one model with two sides: `encode_query` runs the
+    tuned encoder and `encode_document` the untouched one, to the last bit. So it fits documents that are embedded
+    already.
     """
-    save(encoder, folder / QUERY_ENCODER, displacement)
-    save_retrieval_model(encoder, folder / RETRIEVAL_MODEL, displacement)
-    for name in (QUERY_ENCODER, RETRIEVAL_MODEL):
-        (folder / name / "README.md").write_text(card, encoding="utf-8")
+    save(encoder, folder.query_encoder, weights)
+    save_retrieval_model(encoder, folder.retrieval_model, weights)
+    for model in (folder.query_encoder, folder.retrieval_model):
+        (model / "README.md").write_text(card, encoding="utf-8")
 
 
-def save(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor] | None = None) -> None:
-    """Write the encoder, moved by `displacement` (deltas by name) where given, in safetensors.
+def load(folder: Path) -> SentenceTransformer:
+    """Load an exported model, on the device that sentence-transformers chooses."""
+    with quiet():
+        return SentenceTransformer(str(folder))
 
-    It keeps the prompts, and truncates as queries are truncated.
 
-    The folder loads with `SentenceTransformer(folder)`; `encode_query` and `encode_document` use the prompts.
+def save(encoder: Encoder, folder: Path, weights: Weights | None = None) -> None:
+    """Write the encoder in safetensors, with `weights` (by name) in place of its own if given.
+
+    `SentenceTransformer(folder)` loads it. `encode_query` and `encode_document` use the prompts, and both truncate at
+    the maximum length of queries.
     """
-    module = _side(encoder, "query", displacement or {})
+    module = _side(encoder, "query", weights or {})
     module.prompts = _prompts(encoder)
     _write(module, folder)
 
 
-def save_retrieval_model(encoder: Encoder, folder: Path, displacement: Mapping[str, Tensor]) -> None:
-    """Write one model whose query side is moved by `displacement` and whose document side is not.
+def save_retrieval_model(encoder: Encoder, folder: Path, weights: Weights) -> None:
+    """Write one model whose query side has the tuned `weights` and whose document side is untouched.
 
-    Each side has its own prompt and maximum length. Plain `encode`, which names no side, takes the untouched one with
-    the base's own default prompt (most have none): a system that calls it keeps getting what it got from the base, and
-    never stores a document that the tuned encoder embedded.
+    Each side has its own prompt and maximum length. Plain `encode` uses the untouched side with the base's own default
+    prompt (most models have none). So a system that calls `encode` gets the same embeddings as from the base, and never
+    stores a document that the tuned encoder embedded.
     """
     from sentence_transformers.base.modules import Router
 
-    query, document = _side(encoder, "query", displacement), _side(encoder, "passage", {})
+    query, document = _side(encoder, "query", weights), _side(encoder, "passage", {})
     both = SentenceTransformer(
         modules=[Router.for_query_document(list(query), list(document), default_route="document")],
         device="cpu",
@@ -61,19 +63,19 @@ def save_retrieval_model(encoder: Encoder, folder: Path, displacement: Mapping[s
     _write(both, folder)
 
 
-def _side(encoder: Encoder, side: Side, displacement: Mapping[str, Tensor]) -> SentenceTransformer:
-    """A copy of the encoder on the CPU, moved, that truncates as this side does."""
+def _side(encoder: Encoder, side: Side, weights: Weights) -> SentenceTransformer:
+    """A copy of the encoder on the CPU, with `weights` in place of its own and the maximum length of `side`."""
     module = copy.deepcopy(encoder.module).cpu().eval()
-    weights = dict(module.named_parameters())
+    own = dict(module.named_parameters())
     with torch.no_grad():
-        for name, delta in displacement.items():
-            weights[encoder.full_names[name]].add_(delta.cpu())
+        for name, weight in weights.items():
+            own[encoder.full_names[name]].copy_(weight)
     module.max_seq_length = encoder.max_length[side]
     return module
 
 
 def _prompts(encoder: Encoder) -> dict[str, str]:
-    """The base's prompts, with those in use as `query` and as `document` (E5's users know it as `passage`)."""
+    """The base's prompts, with those in use as `query` and as `document` (which E5 calls `passage`)."""
     query, passage = encoder.prompts["query"], encoder.prompts["passage"]
     return {**encoder.module.prompts, "query": query, "document": passage, "passage": passage}
 

@@ -2,15 +2,16 @@
 
 A mask is one or more patterns joined with `+`; a parameter that any of them matches is frozen. `none` freezes nothing.
 
-A pattern is a run of the dot-separated parts of a name, anywhere in the name: `embeddings` matches the whole embedding
-block, `layer.0` the first layer (and not `layer.10`), `LayerNorm.weight` every one of these. A part may be
+A pattern is a sequence of the dot-separated parts of a name, anywhere in the name: `embeddings` matches the whole
+embedding block, `layer.0` the first layer (and not `layer.10`), and `LayerNorm.weight` that weight of every LayerNorm.
+A part may be
 
-- a glob: `*.bias`, `layer.*.output.dense.weight`. A `*` stays within its part.
+- a glob: `*.bias`, `layer.*.output.dense.weight`. A `*` matches within one part.
 - a range of numbers: `layer.0-5`.
 
-Mind what a pattern says. In BERT, `output.dense.weight` names the feed-forward output *and* the attention output
-(`attention.output.dense.weight`); `layer.*.output.dense.weight` names the feed-forward output alone, and
-`attention.output.dense.weight` the other.
+A pattern may match more than it seems to. In BERT, `output.dense.weight` matches the feed-forward output *and* the
+attention output. `layer.*.output.dense.weight` matches the feed-forward output alone, and
+`attention.output.dense.weight` matches the attention output alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from adiabatic_ray import errors
 
 
 def matches(mask: str, names: Iterable[str]) -> dict[str, list[str]]:
-    """What each pattern of a mask matches among the names.
+    """The names that each pattern of a mask matches, by pattern. Empty for the mask `none`.
 
     Raises:
         MaskError: a pattern is empty or matches nothing, or the mask leaves nothing to train.
@@ -32,8 +33,8 @@ def matches(mask: str, names: Iterable[str]) -> dict[str, list[str]]:
     patterns = [pattern.strip() for pattern in mask.split("+")]
     if patterns == ["none"]:
         return {}
-    found = {pattern: [name for name in names if _matches(pattern, name)] for pattern in patterns}
-    for pattern, hits in found.items():
+    matched = {pattern: [name for name in names if _matches(pattern, name)] for pattern in patterns}
+    for pattern, hits in matched.items():
         if not pattern or "none" in patterns:
             raise errors.MaskError(f"freeze: {mask!r} is not a mask; expected `none` or patterns joined with `+`.")
         if not hits:
@@ -42,13 +43,17 @@ def matches(mask: str, names: Iterable[str]) -> dict[str, list[str]]:
                 + ", ".join(f"`{name}`" for name in _examples(names))
                 + "."
             )
-    if len({name for hits in found.values() for name in hits}) == len(names):
+    if len({name for hits in matched.values() for name in hits}) == len(names):
         raise errors.MaskError(f"freeze: {mask!r} freezes every parameter, so that nothing is left to train.")
-    return found
+    return matched
 
 
 def trainable(mask: str, names: Iterable[str]) -> list[str]:
-    """The names that a mask leaves to train, in the order given. Raises MaskError as `matches` does."""
+    """The names that a mask leaves to train, in the order given.
+
+    Raises:
+        MaskError: as `matches`.
+    """
     names = list(names)
     frozen = {name for hits in matches(mask, names).values() for name in hits}
     return [name for name in names if name not in frozen]
@@ -70,6 +75,6 @@ def _part_matches(wanted: str, part: str) -> bool:
 
 
 def _examples(names: Sequence[str]) -> list[str]:
-    """A few names of different shape: the first of each depth."""
+    """A few different names for a message: the first of each depth."""
     by_depth = {name.count("."): name for name in reversed(names)}
     return [by_depth[depth] for depth in sorted(by_depth)]

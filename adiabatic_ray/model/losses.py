@@ -21,8 +21,8 @@ def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tens
     """Cross-entropy of each query's positive among all positives and negatives of the batch, on cosines.
 
     This is sentence-transformers' MultipleNegativesRankingLoss with one hard negative, whose `scale` is
-    `1 / temperature`. `same[i, j]`, shape `[b, 2b]`, marks where candidate `j` is the very passage that is right for
-    query `i`; such a candidate is no negative.
+    `1 / temperature`. `same[i, j]` (bool, `[b, 2b]`) says whether passage `j` is the same as the positive of query `i`;
+    such a passage is not used as a negative.
 
     Source: van den Oord et al. 2018; Henderson et al. 2017.
     """

@@ -1,4 +1,4 @@
-"""A small multilingual world that ships with the project: data sets and an encoder, made on first use.
+"""The pocket world: small multilingual data sets and an encoder, made on first use.
 
-It lets a sweep run with no hub, no GPU and no download. Sweep files name its folder as `${ADIABATIC_POCKET}`.
+With it a sweep needs no hub, no GPU and no download. Sweep files name its folder as `${ADIABATIC_POCKET}`.
 """

@@ -2,91 +2,122 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jinja2
 
 from adiabatic_ray import config
-from adiabatic_ray.model.export import QUERY_ENCODER, RETRIEVAL_MODEL
-from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record
+from adiabatic_ray.evaluate import outcomes
+from adiabatic_ray.report.evidence import compared_sets
+from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord
+from adiabatic_ray.trials.store import TrialStore
 
 
-def render(ledger: Ledger, record: Record) -> str:
+class MeasuredSet(NamedTuple):
+    """A line of the card's table of sets. `before` is `None` where the untouched encoder was not measured on it."""
+
+    name: str
+    before: float | None
+    after: float
+    improvement: float
+
+
+def render(store: TrialStore, record: TrialRecord) -> str:
     """The card of a trial's candidate, as Markdown with YAML front matter.
 
     One text for both exported models: it shows the use of each. A trial without a candidate (infeasible, exported all
-    the same) is described by its whole displacement, under a warning.
+    the same) is described by its whole displacement, under a warning. The table of languages is left out where the
+    outcomes of the untouched encoder cannot be read.
     """
-    settings = ledger.settings
-    model = settings["model"]
-    length = (model.get("max_length") or {}).get("passage")
-    candidate = record.candidate or record.whole
-    untouched = ledger.records.get(UNTOUCHED)
-    base = untouched.metrics if untouched else {}
-    xnli = settings["constraint"]["data"]
-    languages = {
-        key.removeprefix(f"improvement/{xnli}/"): value
-        for key, value in candidate.metrics.items()
-        if key.startswith(f"improvement/{xnli}/")
-    }
-    train = settings["train"] | config.choices(record.config)
-    confirmed_base = untouched.confirmation if untouched else {}
+    exported = store.folder.best
     return _template().render(
-        name=settings["name"],
-        sweep_id=ledger.id,
+        name=store.sweep.name,
+        sweep_id=store.id,
         trial=record.number,
-        model=model,
-        # A folder's path is nobody else's business, and no model id that the hub knows.
-        base_model=None if _is_folder(model["name"]) else model["name"],
-        model_name=Path(model["name"]).name if _is_folder(model["name"]) else model["name"],
-        query_prompt=_prompt(model, "query"),
-        document_prompt=_prompt(model, "passage"),
-        document_length=f"{length} tokens" if length else "the model's own maximum",
-        scale=candidate.scale,
-        forced=record.candidate is None,
-        confirmed=record.confirmed,
-        refutation=record.refutation,
-        train={key: value for key, value in train.items() if key != "data" and value is not None},
-        data=settings["train"]["data"],
-        objective=settings["search"]["objective"],
-        constraint=settings["constraint"],
-        selection=candidate.metrics,
-        confirmation=record.confirmation,
-        worst=candidate.worst,
-        sets=_sets(candidate.metrics, base),
-        confirmation_sets=_sets(record.confirmation, confirmed_base),
-        languages=languages,
-        confirmed_languages={x: record.confirmation.get(f"improvement/{xnli}/{x}") for x in languages},
-        codes=sorted(x for x in languages if re.fullmatch(r"[a-z]{2,3}", x)),
-        repeats=record.repeats,
-        sources=_sources(settings),
-        query_encoder=QUERY_ENCODER,
-        retrieval_model=RETRIEVAL_MODEL,
+        query_encoder=exported.query_encoder.name,
+        retrieval_model=exported.retrieval_model.name,
+        **_base_model(store.sweep.model),
+        **_training(store.sweep, record),
+        **_results(store, record),
+        **_languages(store, record),
     )
 
 
-def _sets(metrics: Mapping[str, float], base: Mapping[str, float]) -> list[tuple[str, float | None, float, float]]:
-    """Name, PND before, PND after and improvement of each set."""
-    names = [key.removeprefix("pnd/") for key in metrics if key.startswith("pnd/")]
-    return [(x, base.get(f"pnd/{x}"), metrics[f"pnd/{x}"], metrics[f"improvement/{x}"]) for x in names]
+def _base_model(model: config.Model) -> dict[str, object]:
+    """The base model, and how it takes texts."""
+    # A folder's path is nobody else's business, and no model id that the hub knows.
+    folder, length = _is_folder(model.name), model.max_length.passage
+    return {
+        "model": model,
+        "base_model": None if folder else model.name,
+        "model_name": Path(model.name).name if folder else model.name,
+        "query_prompt": _prompt(model.prompts.query),
+        "document_prompt": _prompt(model.prompts.passage),
+        "document_length": f"{length} tokens" if length else "the model's own maximum",
+    }
 
 
-def _sources(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    found = {"training": settings["train"]["data"]}
-    for section in ("selection", "confirmation"):
-        for name, source in settings.get("evaluate", {}).get(section, {}).items():
-            found[f"{section}, {name}"] = source
-    return found
+def _training(sweep: config.Sweep, record: TrialRecord) -> dict[str, object]:
+    """What the trial was trained with, and every data set of the sweep by its role."""
+    settings = dataclasses.asdict(sweep.train) | config.choices(record.config)
+    sources = {"training": sweep.train.data}
+    for section, sets in (("selection", sweep.evaluate.selection), ("confirmation", sweep.evaluate.confirmation)):
+        sources |= {f"{section}, {name}": source for name, source in sets.items()}
+    return {
+        "train": {key: value for key, value in settings.items() if key != "data" and value is not None},
+        "data": sweep.train.data,
+        "sources": sources,
+    }
 
 
-def _prompt(model: Mapping[str, Any], side: str) -> str:
-    given = (model.get("prompts") or {}).get(side)
+def _results(store: TrialStore, record: TrialRecord) -> dict[str, object]:
+    """What selection and confirmation measured of the candidate."""
+    sweep, candidate, untouched = store.sweep, record.candidate or record.whole, store.records.get(UNTOUCHED)
+    before, confirmed_before = (untouched.metrics, untouched.confirmation) if untouched else ({}, {})
+    return {
+        "objective": sweep.search.objective,
+        "constraint": sweep.constraint,
+        "scale": candidate.scale,
+        "worst": candidate.worst,
+        "forced": record.candidate is None,
+        "confirmed": record.confirmed,
+        "refutation": record.refutation,
+        "selection": candidate.metrics,
+        "confirmation": record.confirmation,
+        "sets": _sets(sweep.evaluate.selection, candidate.metrics, before),
+        "confirmation_sets": _sets(sweep.evaluate.confirmation, record.confirmation, confirmed_before),
+        "repeats": record.repeats,
+    }
+
+
+def _sets(names: Iterable[str], metrics: Mapping[str, float], before: Mapping[str, float]) -> list[MeasuredSet]:
+    return [
+        MeasuredSet(name, before.get(f"pnd/{name}"), metrics[f"pnd/{name}"], metrics[f"improvement/{name}"])
+        for name in compared_sets(names, metrics)
+    ]
+
+
+def _languages(store: TrialStore, record: TrialRecord) -> dict[str, object]:
+    """The improvement of each language of the guarded set, selected and confirmed; `codes` are for the hub's tags."""
+    guard, selected = store.sweep.constraint.data, (record.candidate or record.whole).metrics
+    stored = outcomes.load(store.folder.trial(UNTOUCHED).outcomes)
+    names = stored.languages.get(guard, []) if stored else []
+    improvements = {name: selected[f"improvement/{guard}/{name}"] for name in names}
+    return {
+        "languages": improvements,
+        "confirmed_languages": {name: record.confirmation.get(f"improvement/{guard}/{name}") for name in names},
+        "codes": sorted(name for name in names if re.fullmatch(r"[a-z]{2,3}", name)),
+    }
+
+
+def _prompt(given: str | None) -> str:
     if given is None:
         return "the model's own prompt, if it has one"
     return _code(json.dumps(given, ensure_ascii=False)) if given else "none"
@@ -94,9 +125,6 @@ def _prompt(model: Mapping[str, Any], side: str) -> str:
 
 def _is_folder(name: str) -> bool:
     return Path(name).is_absolute() or name.startswith(".") or Path(name).is_dir() or name.count("/") > 1
-
-
-# ---- what comes from outside ---------------------------------------------------------------------------------------
 
 
 def _text(value: object) -> str:
@@ -113,12 +141,12 @@ def _code(value: object) -> str:
     return f"{fence}{padding}{line}{padding}{fence}".replace("|", "\\|")
 
 
-def _path(source: Mapping[str, Any]) -> str:
-    """A data set by its hub id, or by the last part of a local path, with its subset, split and limit."""
-    name = str(source["path"])
+def _path(source: config.Source) -> str:
+    """A data set by its hub id, or by the last part of a local path, with its subset, split, revision and limit."""
+    name = source.path
     shown = [Path(name).name if _is_folder(name) or Path(name).exists() else name]
-    shown += [f"{key} {source[key]}" for key in ("name", "split", "revision", "limit") if source.get(key) is not None]
-    return ", ".join(shown)
+    details = {"name": source.name, "split": source.split, "revision": source.revision, "limit": source.limit}
+    return ", ".join([*shown, *(f"{key} {value}" for key, value in details.items() if value is not None)])
 
 
 @functools.cache

@@ -3,62 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
 from adiabatic_ray.evaluate import discordance, significance
-from adiabatic_ray.evaluate.significance import SIGNIFICANT
 
 CROSS = "0.25"
 
-Cells = np.ndarray[Any, np.dtype[np.float64]]
+Cells: TypeAlias = npt.NDArray[np.float64]  # [comparison, query language, text language]
 
 
 def improvement(base: Tensor, tuned: Tensor, languages: Sequence[str], title: str) -> Figure:
     """Improvement of each pair of languages in both XNLI comparisons, from outcomes `[n, 2, L, L]` (bool).
 
-    Crosses mark cells whose change fails the two-tailed test. A cell where the untouched encoder erred nowhere and the
-    tuned one does has no finite improvement; it is drawn in the colour of the largest degradation.
+    A cross marks a cell whose change is not significant. Where only the tuned encoder has discordant triplets, the
+    improvement is minus infinity, and the cell has the colour at the lower end of the scale.
     """
-    before, after = base.sum(0).tolist(), tuned.sum(0).tolist()
-    broken, fixed = (tuned & ~base).sum(0).tolist(), (base & ~tuned).sum(0).tolist()
-    size = range(len(languages))
-    values = [
-        np.array([[discordance.improvement(before[c][x][y], after[c][x][y]) for y in size] for x in size])
-        for c in range(len(discordance.COMPARISONS))
-    ]
-    largest = max(1.0, max(float(np.abs(cells[np.isfinite(cells)]).max(initial=0.0)) for cells in values))
-    values = [np.clip(cells, -largest, largest) for cells in values]
-    figure = _maps(values, languages, title, {"cmap": "PuOr", "vmin": -largest, "vmax": largest}, "improvement (%)")
-    for c, axes in enumerate(figure.axes[: len(values)]):
-        failing = [
-            (y, x) for x in size for y in size
-            if significance.mcnemar(broken[c][x][y], fixed[c][x][y]) >= SIGNIFICANT
-        ]  # fmt: skip
-        if failing:
-            across, down = zip(*failing, strict=True)
-            axes.scatter(across, down, marker="x", s=16, color=CROSS, linewidths=0.8)
-    mark = Line2D([], [], linestyle="none", marker="x", markersize=5, color=CROSS)
-    text = f"change is not significant (two-tailed, exact McNemar test at {SIGNIFICANT}, each pair on its own)"
-    figure.legend([mark], [text], loc="outside lower center", frameon=False)
+    relative = np.vectorize(discordance.improvement, otypes=[float])
+    values: Cells = relative(base.sum(0).numpy(), tuned.sum(0).numpy())
+    largest = max(1.0, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
+    scale = {"cmap": "PuOr", "vmin": -largest, "vmax": largest}
+    figure = _maps(np.clip(values, -largest, largest), languages, title, scale, "improvement (%)")
+    p_values = significance.mcnemar((tuned & ~base).sum(0).numpy(), (base & ~tuned).sum(0).numpy())
+    _cross_out(figure, p_values >= significance.SIGNIFICANT)
     return figure
 
 
 def pnd(outcomes: Tensor, languages: Sequence[str], title: str, largest: float) -> Figure:
     """PND of an encoder for each pair of languages in both XNLI comparisons, from outcomes `[n, 2, L, L]` (bool).
 
-    `largest` is the end of the colour scale in percent, so that several encoders can share one.
+    The colour scale ends at `largest` percent, so that several encoders can share it.
     """
-    values = list(100 * outcomes.double().mean(0).numpy())
+    values = 100 * outcomes.double().mean(0).numpy()
     scale = {"cmap": "cividis_r", "vmin": 0, "vmax": largest}
     return _maps(values, languages, title, scale, "PND (%), lower is better")
 
 
-def _maps(values: Sequence[Cells], languages: Sequence[str], title: str, scale: dict[str, Any], label: str) -> Figure:
+def _cross_out(figure: Figure, cells: npt.NDArray[np.bool_]) -> None:
+    """Mark these cells `[comparison, query language, text language]`, and say in the legend what the mark means."""
+    for axes, failing in zip(figure.axes, cells, strict=False):  # the colour bar has axes, too
+        down, across = failing.nonzero()
+        axes.scatter(across, down, marker="x", s=16, color=CROSS, linewidths=0.8)
+    mark = Line2D([], [], linestyle="none", marker="x", markersize=5, color=CROSS)
+    test = f"two-tailed, exact McNemar test at {significance.SIGNIFICANT}, each pair on its own"
+    figure.legend([mark], [f"change is not significant ({test})"], loc="outside lower center", frameon=False)
+
+
+def _maps(values: Cells, languages: Sequence[str], title: str, scale: dict[str, Any], label: str) -> Figure:
     figure = Figure(figsize=(11.5, 6), layout="constrained")
     panels = figure.subplots(1, len(values), sharey=True)
     for axes, cells, comparison in zip(panels, values, discordance.COMPARISONS, strict=True):

@@ -1,8 +1,9 @@
-"""What a sweep says in the terminal: one line an event, and where there is a terminal a line of progress below."""
+"""Prints a sweep's events, one line each. A terminal also shows a progress line below them."""
 
 from __future__ import annotations
 
 import collections
+import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import TypeVar
@@ -12,21 +13,27 @@ import rich.markup
 import rich.status
 import rich.table
 
-from adiabatic_ray.data.sets import DataSet, Ranking
+from adiabatic_ray.data.sets import DataSet
 from adiabatic_ray.evaluate.benchmark import Measurement
-from adiabatic_ray.report import leaderboard
-from adiabatic_ray.report.ledger import UNTOUCHED, Ledger, Record, best, ranked
-from adiabatic_ray.sweep.materials import Filling
+from adiabatic_ray.evaluate.comparison import Comparison
+from adiabatic_ray.evaluate.embedded_data import EmbeddingProgress
+from adiabatic_ray.report import tables
 from adiabatic_ray.train.trial import Progress
+from adiabatic_ray.trials.record import TrialRecord, best, ranked, tuned
+from adiabatic_ray.trials.store import TrialStore
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
+
+
+# The measures that are shown, with their labels.
+SHOWN = {"pnd": "PND %", "ndcg_at_10": "ndcg_at_10", "mrr_at_10": "mrr_at_10", "recall_at_100": "recall_at_100"}
 
 
 class Console:
-    """Prints to standard output."""
+    """Prints to standard output, or not at all if it is quiet."""
 
-    def __init__(self) -> None:
-        self._rich = rich.console.Console(highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._rich = rich.console.Console(highlight=False, soft_wrap=True, quiet=quiet)
         if not self._rich.is_terminal:  # a log file has no width that a table must fit into
             self._rich.width = 1000
         self._status: rich.status.Status | None = None
@@ -34,13 +41,11 @@ class Console:
         self._filled: dict[tuple[str, str], int] = {}
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print a line."""
         self._rich.print(rich.markup.escape(text))
 
-    # ---- the progress line ----
-
     def progress(self, text: str) -> None:
-        """Replace the progress line; where output goes to no terminal there is none."""
+        """Replace the progress line. Without a terminal there is none."""
         if not self._rich.is_terminal:
             return
         if self._status is None:
@@ -49,60 +54,67 @@ class Console:
         self._status.update(rich.markup.escape(text))
 
     def clear(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress line."""
         if self._status is not None:
             self._status.stop()
             self._status = None
 
-    def filling(self, filling: Filling) -> None:
-        """Progress of embedding frozen documents: a bar, and one line when a table is full."""
-        progress = filling.progress
+    def embedding(self, embedding: EmbeddingProgress) -> None:
+        """Show the progress of embedding: a bar, and one line when a table is complete."""
+        progress = embedding.progress
         sides = {"query": "queries", "passage": "passages"}
+        texts = f"{sides[embedding.side]} of {embedding.name}"
         if progress.note:
             self.say(f"cache: {progress.note}")
         if progress.done == progress.total:
             self.clear()
-            self.say(f"embedded {progress.total:,} {sides[filling.side]} of {filling.name}")
+            self.say(f"embedded {progress.total:,} {texts}")
             return
-        share = progress.done / max(1, progress.total)
-        bar = "█" * int(30 * share) + "░" * (30 - int(30 * share))
-        self.progress(f"embedding {sides[filling.side]} of {filling.name} {bar} {progress.done:,}/{progress.total:,}")
+        filled = int(30 * progress.done / max(1, progress.total))
+        bar = "█" * filled + "░" * (30 - filled)
+        self.progress(f"embedding {texts} {bar} {progress.done:,}/{progress.total:,}")
 
-    def sweep_progress(self, records: Mapping[int, Record], trials: int | None) -> None:
-        """The line below a running sweep: trials done, the best feasible one, the time."""
-        if not self._rich.is_terminal:  # nobody would see what takes longer the more trials there are
+    def sweep_progress(self, records: Mapping[int, TrialRecord], trials: int) -> None:
+        """Show the progress of a running sweep: how many trials ended, the best feasible one, and the time."""
+        if not self._rich.is_terminal:  # it takes longer the more trials there are, and nobody would see it
             return
-        tuned = [record for number, record in records.items() if number != UNTOUCHED]
-        done = [record for record in tuned if record.state != "running"]
-        leader = best(tuned)
-        found = "none feasible yet"
+        ours = tuned(records.values())
+        done = [record for record in ours if record.state != "running"]
+        leader = best(ours)
+        so_far = "none feasible yet"
         if leader is not None and (part := leader.candidate) is not None:
             scale = "" if part.scale == 1 else f" at scale {part.scale:g}"
-            found = f"best feasible gain {part.gain:+.2f}%, constraint {part.metrics['constraint']:+.2f}"
-            found += f" (trial {leader.number}{scale})"
+            so_far = f"best feasible gain {part.gain:+.2f}%, constraint {part.metrics['constraint']:+.2f}"
+            so_far += f" (trial {leader.number}{scale})"
         elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._began))
-        running = ", ".join(str(record.number) for record in tuned if record.state == "running")
-        self.progress(f"{len(done)}/{trials or '?'} trials · {found} · running {running or 'none'} · {elapsed}")
+        running = ", ".join(str(record.number) for record in ours if record.state == "running")
+        self.progress(f"{len(done)}/{trials} trials · {so_far} · running {running or 'none'} · {elapsed}")
 
-    def drain(self, filling: Generator[Filling, None, Found]) -> Found:
-        """Run a filling to its end, showing its progress; what it returns."""
+    def drain(
+        self, embedding: Generator[EmbeddingProgress, None, Result], interrupted: threading.Event | None = None
+    ) -> Result:
+        """Embed to the end and show the progress. Return the generator's result.
+
+        Raises:
+            KeyboardInterrupt: `interrupted` was set meanwhile.
+        """
         while True:
             try:
-                self.filling(next(filling))
+                self.embedding(next(embedding))
             except StopIteration as done:
-                found: Found = done.value
-                return found
+                result: Result = done.value
+                return result
+            if interrupted is not None and interrupted.is_set():
+                raise KeyboardInterrupt
 
     def dropped(self, data: Iterable[DataSet]) -> None:
-        """Rows that were left out, and why."""
-        for found in data:
-            for reason, count in found.dropped.items():
-                self.say(f"data: {found.name}: dropped {count:,} with {reason}")
+        """Print how many rows of each set were left out, and why."""
+        for dataset in data:
+            for reason, count in dataset.dropped.items():
+                self.say(f"data: {dataset.name}: dropped {count:,} with {reason}")
 
-    # ---- trials ----
-
-    def changed(self, record: Record, records: Mapping[int, Record], trials: int | None) -> None:
-        """A trial started, went on or ended."""
+    def changed(self, record: TrialRecord, records: Mapping[int, TrialRecord], trials: int) -> None:
+        """Show that a trial's record changed: it started, was evaluated, starts again or ended."""
         if record.state != "running":
             self.trial_ended(record)
         elif record.reason:
@@ -110,7 +122,7 @@ class Console:
         self.sweep_progress(records, trials)
 
     def point(self, progress: Progress[Measurement]) -> None:
-        """An evaluation point of a trial in this process."""
+        """Print an evaluation of a trial that runs in this process."""
         if progress.measurement is None:
             self.say(f"step {progress.step}/{progress.steps}: {progress.reason}")
             return
@@ -121,42 +133,40 @@ class Console:
             f"(p {metrics['p_value']:.1e}), constraint {violation.value:+.2f}, worst {violation.worst}"
         )
 
-    def measurement(self, data: Mapping[str, DataSet], found: Measurement, base: Measurement | None) -> None:
-        """An encoder's numbers on each set, beside a base's where there is one."""
+    def comparison(self, compared: Comparison) -> None:
+        """Print an encoder's numbers on each set, next to those of the base if there is one."""
+        against = compared.base is not None
         table = rich.table.Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("data set", "measure", "value", *(("base", "improvement %", "p") if base else ())):
+        for column in ("data set", "measure", "value", *(("base", "improvement %", "p") if against else ())):
             table.add_column(column, justify="left" if column in ("data set", "measure") else "right")
-        for name, dataset in data.items():
-            if isinstance(dataset, Ranking):
-                for measure in ("ndcg_at_10", "mrr_at_10", "recall_at_100"):
-                    key = f"{measure}/{name}"
-                    before = [f"{base.metrics[key]:.4f}", "", ""] if base else []
-                    table.add_row(name, measure, f"{found.metrics[key]:.4f}", *before)
+        for row in compared.rows():
+            if row["measure"] not in SHOWN:
                 continue
-            key = f"pnd/{name}"
-            improvement = _number(found.metrics[f"improvement/{name}"], "+.2f")
-            p_value = _number(found.metrics.get(f"p_value/{name}"), ".1e")
-            before = [f"{base.metrics[key]:.2f}", improvement, p_value] if base else []
-            table.add_row(name, "PND %", f"{found.metrics[key]:.2f}", *before)
+            form = ".2f" if row["measure"] == "pnd" else ".4f"
+            tested = [_number(row.get(k), f) for k, f in (("base", form), ("improvement", "+.2f"), ("p_value", ".1e"))]
+            value = _number(row["value"], form)
+            table.add_row(row["dataset"], SHOWN[row["measure"]], value, *(tested if against else ()))
         self._rich.print(table)
 
-    def untouched(self, record: Record) -> None:
-        """What the others are measured against."""
-        found = ", ".join(f"{key.removeprefix('pnd/')} {v:.1f}%" for key, v in record.metrics.items() if "pnd/" in key)
-        self.say(f"trial   0  untouched encoder, discordant triplets: {found}")
+    def untouched(self, record: TrialRecord, sets: Iterable[str]) -> None:
+        """Print the untouched encoder's discordance on the selection sets, which all trials are compared with."""
+        shares = {name: record.metrics.get(f"pnd/{name}") for name in sets}
+        listed = ", ".join(f"{name} {share:.1f}%" for name, share in shares.items() if share is not None)
+        self.say(f"trial   0  untouched encoder, discordant triplets: {listed}")
 
-    def trial_ended(self, record: Record) -> None:
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Print how a trial ended."""
         seconds = (record.finished or record.started) - record.started
         what = {"complete": "", "stopped": "stopped, ", "out_of_memory": "out of memory, "}
         state = what.get(record.state, f"{record.state}, ")
         outcome = _outcome(record) if record.constraint is not None else record.reason
         if record.failed:
             outcome = record.reason
-        chosen = leaderboard.configuration(record) or "untouched"
+        chosen = tables.configuration(record) or "untouched"
         self.say(f"trial {record.number:>3}  {state}{outcome}  [{chosen}]  {seconds:.0f} s")
 
-    def leaderboard(self, records: Iterable[Record], objective: str, rows: int | None = 10) -> None:
-        """The best trials, with the untouched encoder for comparison."""
+    def leaderboard(self, records: Iterable[TrialRecord], objective: str, rows: int | None = 10) -> None:
+        """Print the best trials that did not fail, at most `rows` of them."""
         listed = ranked(records)
         winner = best(listed)
         shown = [record for record in listed if not record.failed][:rows]
@@ -176,24 +186,24 @@ class Console:
             cells = [
                 str(record.number),
                 *(cell for cells in outcome for cell in cells),
-                leaderboard.standing(record, winner),
+                tables.standing(record, winner),
                 *([f"{shows.scale:g}"] if scaled else []),
                 f"{shows.worst} (z {z})" if shows.worst else "",
-                leaderboard.configuration(record) or "untouched",
+                tables.configuration(record) or "untouched",
             ]
             style = "bold green" if record is winner else ("" if record.candidate else "dim")
             table.add_row(*map(rich.markup.escape, cells), style=style)
         self.say(
-            f"\nbest trials; gain on {objective}, feasible where the constraint is at most 0, not confirmed where it "
-            "is above 0 on the confirmation sets"
+            f"\nbest trials; gain on {objective}, feasible if the constraint is at most 0, not confirmed if it is "
+            "above 0 on the confirmation sets"
         )
         self._rich.print(table)
         if len(shown) < len(listed):
-            self.say(f"... and {len(listed) - len(shown)} more in the leaderboard's file")
+            self.say(f"... and {len(listed) - len(shown)} more in leaderboard.csv")
 
-    def repeats(self, records: Iterable[Record]) -> None:
-        """What became of configurations that were trained again with other seeds, the steadiest first."""
-        repeated = sorted((record for record in records if record.repeats), key=lambda r: r.steadiness, reverse=True)
+    def repeats(self, records: Iterable[TrialRecord]) -> None:
+        """Print the results of configurations that were trained again with other seeds, from best to worst."""
+        repeated = sorted((record for record in records if record.repeats), key=lambda r: r.repeat_score, reverse=True)
         table = rich.table.Table(box=None, pad_edge=False, header_style="bold")
         for column in ("trial", "seeds feasible", "gain % mean", "sd", "lowest", "highest", "worst constraint"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -202,37 +212,37 @@ class Console:
             gains = [repeat["gain"] for repeat in record.repeats]
             table.add_row(
                 str(record.number),
-                f"{record.stayed}/{len(gains)}",
-                _number(record.steadiness[1], "+.2f"),
-                _number(record.spread, ".2f"),
+                f"{record.num_feasible_repeats}/{len(gains)}",
+                _number(record.repeat_score[1], "+.2f"),
+                _number(record.gain_std, ".2f"),
                 _number(min(gains), "+.2f"),
                 _number(max(gains), "+.2f"),
                 _number(max(repeat["constraint"] for repeat in record.repeats), "+.2f"),
-                rich.markup.escape(leaderboard.configuration(record)),
+                rich.markup.escape(tables.configuration(record)),
             )
         self.say("\ntrained again with fresh seeds, measured on the confirmation sets")
         self._rich.print(table)
 
-    def status(self, ledger: Ledger, running: bool) -> None:
-        """Where a sweep stands."""
-        tuned = [record for number, record in sorted(ledger.records.items()) if number != UNTOUCHED]
-        counts = collections.Counter(record.state for record in tuned)
+    def status(self, store: TrialStore, running: bool) -> None:
+        """Print the state of a sweep: its trials by state, the best one, and the unfinished ones."""
+        ours = tuned(record for _, record in sorted(store.records.items()))
+        counts = collections.Counter(record.state for record in ours)
         said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
-        self.say(f"{ledger.settings['name']}: {'running' if running else 'not running'}; trials: {said}")
-        whole, all_told = sum(record.feasible for record in tuned), sum(bool(record.candidate) for record in tuned)
-        self.say(f"feasible: {whole} as they are, {all_told - whole} more when scaled down")
-        leader = best(ledger.records.values())
+        self.say(f"{store.sweep.name}: {'running' if running else 'not running'}; trials: {said}")
+        whole, candidates = sum(record.feasible for record in ours), sum(bool(record.candidate) for record in ours)
+        self.say(f"feasible: {whole} as they are, {candidates - whole} more when scaled down")
+        leader = best(store.records.values())
         if leader is not None and leader.candidate is not None:
             word = {True: "confirmed", False: "not confirmed", None: "not confirmed yet"}[leader.confirmed]
-            chosen = leaderboard.configuration(leader)
+            chosen = tables.configuration(leader)
             self.say(f"best: trial {leader.number}, gain {leader.candidate.gain:+.2f}%, {word}  [{chosen}]")
-        for record in tuned:
+        for record in ours:
             if record.state == "running":
                 reached = f"step {record.points[-1].step}" if record.points else "no evaluation point yet"
-                self.say(f"trial {record.number} is unfinished: {reached}  [{leaderboard.configuration(record)}]")
+                self.say(f"trial {record.number} is unfinished: {reached}  [{tables.configuration(record)}]")
 
 
-def _outcome(record: Record) -> str:
+def _outcome(record: TrialRecord) -> str:
     word = "feasible" if record.feasible else f"infeasible at {record.worst}"
     gain, p_value = _number(record.gain, "+.2f"), _number(record.metrics.get("p_value"), ".1e")
     return f"gain {gain}% (p {p_value}), constraint {_number(record.constraint, '+.2f')}, {word}"

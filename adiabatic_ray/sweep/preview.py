@@ -1,23 +1,26 @@
-"""What a sweep would do, before anything is started: trials, masks, data, resources, time."""
+"""Describes what a sweep would do, without starting anything: trials, masks, data, resources, time."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import torch
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sources, triplets
 from adiabatic_ray.data.sets import DataSet
+from adiabatic_ray.evaluate import embedded_data
 from adiabatic_ray.evaluate.benchmark import Benchmark
+from adiabatic_ray.evaluate.embedded_data import Data
 from adiabatic_ray.model import encoder, freezing
 from adiabatic_ray.model.encoder import Encoder
-from adiabatic_ray.sweep import materials, nodes, resources, session, space
-from adiabatic_ray.sweep.materials import Data
-from adiabatic_ray.sweep.resources import Plan
+from adiabatic_ray.search import space
+from adiabatic_ray.sweep import session
+from adiabatic_ray.sweep.cluster import nodes, resources
+from adiabatic_ray.sweep.cluster.resources import Plan
 from adiabatic_ray.train import trial
 
 PROBE_STEPS = 5
@@ -31,66 +34,69 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
         AdiabaticRayError: the model, a mask, a local data set, or the cluster that RAY_ADDRESS names, would make the
             sweep fail.
     """
-    yield f"sweep {sweep.name}: {describe_trials(sweep)}"
-    layout = None
+    yield f"sweep {sweep.name}: {space.describe_trials(sweep)}"
+    plan = yield from _resource_lines(sweep)
+    for key, choices in sweep.search.space.items():
+        yield f"  {key}: {_shown(choices)}"
+    model = yield from _model_lines(sweep)
+    data = yield from _data_lines(sweep)
+    if model is not None and plan is not None and data is not None:
+        yield _time(sweep, plan, data, model)
+
+
+def _resource_lines(sweep: config.Sweep) -> Generator[str, None, Plan | None]:
+    plan = None
     try:
-        layout = resources.plan(sweep.resources, nodes.reachable(), number_of_trials(sweep))
-        yield f"resources: {layout}"
+        plan = resources.plan(sweep.resources, nodes.reachable(), space.num_trials(sweep))
+        yield f"resources: {plan}"
     except errors.ResourceError as error:
         if "RAY_ADDRESS" in os.environ:
             raise
         yield f"resources: not on this machine, {error} Set RAY_ADDRESS to check against a cluster."
     try:
         session.require_lasting(sweep)
-    except errors.ConfigError as error:  # where the sweep will run, the variable may be set
+    except errors.ConfigError as error:  # the variable may be set where the sweep will run
         yield f"tracking: not from this machine, {error}"
-    for key, choices in sweep.search.space.items():
-        yield f"  {key}: {_shown(choices)}"
-    model = None
+    return plan
+
+
+def _model_lines(sweep: config.Sweep) -> Generator[str, None, Encoder | None]:
     try:
         model = encoder.load(sweep.model)
     except encoder.HubUnreachable:
         yield f"model {sweep.model.name}: on the hub, which cannot be reached from here; its masks are not checked"
-    if model is not None:
-        yield (
-            f"model {sweep.model.name}: {_count(model, model.parameters):,} parameters, {model.dimension} dimensions, "
-            f"prompts {model.prompts}, at most {model.max_length['query']} tokens a query and "
-            f"{model.max_length['passage']} a passage"
-        )
-        for mask in space.masks(sweep):
-            yield from _mask_lines(mask, model)
+        return None
+    yield (
+        f"model {sweep.model.name}: {_count(model, model.parameters):,} parameters, {model.dimension} dimensions, "
+        f"prompts {model.prompts}, at most {model.max_length['query']} tokens a query and "
+        f"{model.max_length['passage']} a passage"
+    )
+    for mask in space.masks(sweep):
+        yield from _mask_lines(mask, model)
+    return model
+
+
+def _data_lines(sweep: config.Sweep) -> Generator[str, None, Data | None]:
     remote = [source.path for source in _sources(sweep) if sources.is_hub_id(source.path)]
     if remote:
         yield f"data on the hub, read when the sweep starts: {', '.join(dict.fromkeys(remote))}"
-        return
-    data = materials.read(sweep)
-    for context, name, found in _sets(data):
-        dropped = "".join(f", dropped {count:,} with {reason}" for reason, count in found.dropped.items())
+        return None
+    data = embedded_data.read(sweep)
+    for context, name, dataset in _sets(data):
+        dropped = "".join(f", dropped {count:,} with {reason}" for reason, count in dataset.dropped.items())
         label = f"{context} {name}".strip()
         yield (
-            f"{label}: {len(found):,} {type(found).__name__.lower()}, {len(found.queries):,} query texts and "
-            f"{len(found.passages):,} passage texts{dropped}"
+            f"{label}: {len(dataset):,} {type(dataset).__name__.lower()}, {len(dataset.queries):,} query texts and "
+            f"{len(dataset.passages):,} passage texts{dropped}"
         )
-    if model is not None and layout is not None:
-        yield _time(sweep, layout, data, model)
-
-
-def describe_trials(sweep: config.Sweep) -> str:
-    """How many trials, and how they are chosen."""
-    how = "a grid" if sweep.search.method == "grid" else f"chosen by Optuna ({sweep.search.sampler})"
-    return f"{number_of_trials(sweep)} trials, {how}"
-
-
-def number_of_trials(sweep: config.Sweep) -> int:
-    """As many as the budget allows and as there are different configurations."""
-    return min(n for n in (space.size(sweep.search), sweep.budget.trials) if n is not None)
+    return data
 
 
 def _mask_lines(mask: str, model: Encoder) -> Iterator[str]:
-    found = freezing.matches(mask, model.parameters)
+    matched = freezing.matches(mask, model.parameters)
     left = freezing.trainable(mask, model.parameters)
     yield f"mask {mask}: trains {_count(model, left):,} of {_count(model, model.parameters):,} parameters"
-    for pattern, names in found.items():
+    for pattern, names in matched.items():
         sample = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
         yield f"  {pattern} freezes {len(names)} tensors, {_count(model, names):,} parameters: {sample}"
 
@@ -105,10 +111,10 @@ def _sources(sweep: config.Sweep) -> list[config.Source]:
 
 def _sets(data: Data) -> Iterator[tuple[str, str, DataSet]]:
     yield "train", "", data.train
-    for name, found in data.selection.items():
-        yield "selection", name, found
-    for name, found in data.confirmation.items():
-        yield "confirmation", name, found
+    for name, dataset in data.selection.items():
+        yield "selection", name, dataset
+    for name, dataset in data.confirmation.items():
+        yield "confirmation", name, dataset
 
 
 def _shown(choices: config.Range | list[config.Scalar]) -> str:
@@ -119,10 +125,10 @@ def _shown(choices: config.Range | list[config.Scalar]) -> str:
     return f"{choices.low:g} to {choices.high:g}{scale}{step}"
 
 
-def _time(sweep: config.Sweep, layout: Plan, data: Data, model: Encoder) -> str:
-    """An estimate from a few steps and texts on this machine, with the space's largest batch and most steps."""
+def _time(sweep: config.Sweep, plan: Plan, data: Data, model: Encoder) -> str:
+    """Estimate the time from a few steps and texts on this machine, with the space's largest batch and most steps."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(layout.cpus)))
+    torch.set_num_threads(max(1, int(plan.cpus)))
     try:
         settings = _heaviest(sweep)
         per_query = _seconds_per_text(model, data.selection[sweep.search.objective].queries, "query")
@@ -130,13 +136,11 @@ def _time(sweep: config.Sweep, layout: Plan, data: Data, model: Encoder) -> str:
         per_step = _seconds_per_step(model, data, settings)
     finally:
         torch.set_num_threads(threads)
-    filling = sum(len(found.passages) for _, _, found in _sets(data)) * per_passage
-    queries = sum(len(found.queries) for found in data.selection.values())
+    filling = sum(len(dataset.passages) for _, _, dataset in _sets(data)) * per_passage
+    queries = sum(len(dataset.queries) for dataset in data.selection.values())
     evaluations = settings.evaluations + len(sweep.evaluate.scales)
     a_trial = triplets.steps(settings, len(data.train)) * per_step + evaluations * queries * per_query
-    whole = (
-        filling / max(1.0, layout.filling_cpus / layout.cpus) + a_trial * number_of_trials(sweep) / layout.concurrent
-    )
+    whole = filling / max(1.0, plan.filling_cpus / plan.cpus) + a_trial * space.num_trials(sweep) / plan.concurrent
     return (
         f"time on this machine: about {_duration(a_trial)} a trial, {_duration(whole)} in all when nothing is cached "
         f"and no trial is stopped early ({1000 * per_step:.0f} ms a step, {1 / per_query:.0f} queries a second)"
@@ -163,7 +167,7 @@ def _seconds_per_text(model: Encoder, texts: Sequence[str], side: encoder.Side) 
 
 
 def _seconds_per_step(model: Encoder, data: Data, settings: config.Train) -> float:
-    """Time of a step with random passages: what they are takes no time."""
+    """Time a training step. The passages' embeddings are random, which does not change the time."""
     passages = torch.nn.functional.normalize(torch.randn(len(data.train.passages), model.dimension), dim=-1)
     prepared = trial.TrainingData.prepare(data.train, passages, model)
     probe = dataclasses.replace(

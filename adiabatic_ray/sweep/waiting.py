@@ -1,23 +1,22 @@
-"""Waiting for a node, made visible: one line a wait, and the time where there is a terminal."""
+"""Shows that a sweep waits for a node: one line for each wait, and on a terminal also the time."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-import ray
 from ray.util import placement_group, remove_placement_group
 
-from adiabatic_ray.sweep import nodes
+from adiabatic_ray.sweep.cluster import nodes
+from adiabatic_ray.sweep.cluster.nodes import Node
+from adiabatic_ray.sweep.cluster.resources import Plan
 from adiabatic_ray.sweep.console import Console
-from adiabatic_ray.sweep.nodes import Node
-from adiabatic_ray.sweep.resources import Plan
 
-PATIENCE = 15.0  # seconds that a trial may take to get its place, and its process to start
+PATIENCE = 15.0  # seconds that a trial may take to be scheduled and its process to start, before a wait is shown
 
 
 class Wait:
-    """Waits that follow each other; each is said once, when it lasts."""
+    """Shows each of a series of waits, once it lasts longer than `patience` seconds."""
 
     def __init__(self, wanted: Node, console: Console, patience: float = PATIENCE) -> None:
         self._wanted, self._console, self._patience = nodes.shape(wanted), console, patience
@@ -26,11 +25,11 @@ class Wait:
 
     @property
     def long(self) -> bool:
-        """Whether the present wait is one to be told of."""
+        """Whether the present wait lasts longer than `patience` seconds."""
         return self._began is not None and time.monotonic() - self._began >= self._patience
 
     def goes_on(self) -> None:
-        """To be called again and again while it lasts."""
+        """Begin or show a wait. The caller repeats this while the wait lasts."""
         if self._began is None:
             self._began = time.monotonic()
         if not self.long:
@@ -42,18 +41,18 @@ class Wait:
         self._console.progress(f"waiting for a node with {self._wanted} free · {elapsed}")
 
     def over(self) -> None:
-        """Now there is a place, or nothing that needs one."""
+        """End the wait, if there is one."""
         self._began, self._said = None, False
 
 
-def for_place(layout: Plan, console: Console, interrupted: threading.Event) -> None:
-    """Wait until a node has room to fill the cache, and then for a trial, which makes an autoscaler bring one.
+def for_place(plan: Plan, console: Console, interrupted: threading.Event) -> None:
+    """Wait until a node has room to fill the cache and to run a trial. The request makes an autoscaler add a node.
 
     Raises:
         KeyboardInterrupt: the user stopped the sweep.
     """
-    wanted = {**layout.trial, "CPU": layout.filling_cpus}
-    wait = Wait(wanted, console, patience=0)  # no process starts here, so a place is there at once or not
+    wanted = {**plan.trial, "CPU": plan.filling_cpus}
+    wait = Wait(wanted, console, patience=0)  # no process has to start, so any wait is for a node
     group = placement_group([wanted])
     try:
         while not group.wait(1):
@@ -63,10 +62,3 @@ def for_place(layout: Plan, console: Console, interrupted: threading.Event) -> N
     finally:
         remove_placement_group(group)
         console.clear()
-
-
-def actors() -> set[str]:
-    """The sweep's actors that have their place, whether they are at work or still load what they need."""
-    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    placed = (ray._private.state.actors(job_id=job, actor_state_name=state) for state in ("PENDING_CREATION", "ALIVE"))
-    return {actor for found in placed for actor in found}

@@ -15,7 +15,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def loss_function(settings: config.Train, device: torch.device) -> Loss:
-    """The loss of a trial with its hyper-parameter as a tensor on the device."""
+    """The loss that a trial's settings name, with its hyper-parameter as a tensor on the device."""
     if settings.loss == "infonce":
         temperature = torch.tensor(settings.temperature, device=device)
         return lambda query, positive, negative, same: losses.infonce(query, positive, negative, temperature, same)
@@ -26,11 +26,11 @@ def loss_function(settings: config.Train, device: torch.device) -> Loss:
 def optimizer(parameters: list[Tensor], settings: config.Train) -> torch.optim.AdamW:
     """AdamW on the displacement, so that its weight decay pulls back to the untouched weights.
 
-    Source: Loshchilov and Hutter 2019; torch's fused kernel, which takes one pass over the weights instead of ten.
+    Torch's fused kernel makes one pass over the weights instead of ten. Source: Loshchilov and Hutter 2019.
     """
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def learning_rate(settings: config.Train, step: int) -> float:
-    """The rate of step 0, 1, 2, ...: a linear warm-up, then constant."""
+    """The learning rate at step 0, 1, 2, ...: a linear warm-up, then constant."""
     return settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))

@@ -1,0 +1,162 @@
+"""The data that all trials of a sweep share: its sets, and the untouched encoder's embeddings of their texts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data import cache, sets
+from adiabatic_ray.data.cache import Table
+from adiabatic_ray.data.sets import DataSet, Triplets
+from adiabatic_ray.evaluate import benchmark
+from adiabatic_ray.evaluate.benchmark import EvaluationSet
+from adiabatic_ray.model.encoder import Encoder, Side
+
+Texts = tuple[Side, Sequence[str]]  # the texts of one table, and their side
+# From the texts of several tables to blocks, table by table: the table's index, and embeddings of its next texts.
+Embed = Callable[[Sequence[Texts]], Iterable[tuple[int, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data sets of a sweep, as read."""
+
+    train: Triplets
+    selection: Mapping[str, DataSet]
+    confirmation: Mapping[str, DataSet]
+
+    def all(self) -> list[DataSet]:
+        return [self.train, *self.selection.values(), *self.confirmation.values()]
+
+
+@dataclass(frozen=True)
+class EmbeddedData:
+    """The data sets without their passage texts, and the tables that hold the embeddings instead."""
+
+    train: Triplets
+    train_passages: Table
+    selection: Sequence[EvaluationSet]
+    confirmation: Sequence[EvaluationSet]
+
+
+@dataclass(frozen=True)
+class EmbeddingProgress:
+    """How many texts of one set and side are embedded."""
+
+    name: str
+    side: Side
+    progress: cache.Progress
+
+
+def read(sweep: config.Sweep) -> Data:
+    """Read all data sets of a sweep and check that they fit their roles.
+
+    Raises:
+        DataError: a set cannot be read.
+        ConfigError: the objective, the constraint or the training data are a set of the wrong kind.
+    """
+    from adiabatic_ray.data import sources  # imports `datasets`, which a trial does without
+
+    train = sources.load("train", sweep.train.data, sweep.seed)
+    if not isinstance(train, Triplets):
+        raise errors.ConfigError(f"train.data: {sweep.train.data.path} holds no triplets to train on.")
+    selection, confirmation = (
+        {name: sources.load(name, source, sweep.seed) for name, source in section.items()}
+        for section in (sweep.evaluate.selection, sweep.evaluate.confirmation)
+    )
+    for section in (selection, confirmation):
+        if section:
+            benchmark.check_roles(section, sweep.search.objective, sweep.constraint)
+    return Data(train, selection, confirmation)
+
+
+class EmbeddingBuilder:
+    """Finds or computes tables of embeddings under `root`. Its generators yield progress and return the result.
+
+    If `embed` is given, it computes the embeddings in place of `encoder`, on a cluster say.
+    """
+
+    def __init__(self, encoder: Encoder, root: Path, embed: Embed | None = None) -> None:
+        self.encoder, self.root, self._embed = encoder, root, embed or self._embed_here
+        self._fingerprints: dict[Side, str] = {side: encoder.fingerprint(side) for side in ("query", "passage")}
+
+    def embedded_data(self, data: Data) -> Generator[EmbeddingProgress, None, EmbeddedData]:
+        """Embed all data sets of a sweep."""
+        confirmation = {f"{name} (confirmation)": dataset for name, dataset in data.confirmation.items()}
+        wanted = [_Wanted("train", "passage", data.train.passages)]
+        tables = yield from self._tables(wanted + _wanted(data.selection) + _wanted(confirmation))
+        evaluated = _evaluation_sets([*data.selection.values(), *confirmation.values()], tables[1:])
+        train = sets.without_passages(data.train)
+        assert isinstance(train, Triplets)
+        return EmbeddedData(train, tables[0], evaluated[: len(data.selection)], evaluated[len(data.selection) :])
+
+    def evaluation_sets(self, data: Mapping[str, DataSet]) -> Generator[EmbeddingProgress, None, list[EvaluationSet]]:
+        """Embed the passages and the queries of evaluation sets."""
+        return _evaluation_sets(list(data.values()), (yield from self._tables(_wanted(data))))
+
+    def _tables(self, wanted: Sequence[_Wanted]) -> Generator[EmbeddingProgress, None, list[Table]]:
+        """Find the tables, and compute all missing ones in one call of `embed`."""
+        tables = [
+            cache.find(self.root, self._fingerprints[one.side], one.texts, self.encoder.dimension) for one in wanted
+        ]
+        missing = [i for i, table in enumerate(tables) if table is None]
+        stream = itertools.groupby(self._embed([(wanted[i].side, wanted[i].texts) for i in missing]), key=_position)
+        for position, i in enumerate(missing):
+            tables[i] = yield from self._fill(wanted[i], _of_table(stream, position))
+        return [table for table in tables if table is not None]
+
+    def _fill(self, wanted: _Wanted, blocks: Iterable[Tensor]) -> Generator[EmbeddingProgress, None, Table]:
+        filling = cache.fill(self.root, self._fingerprints[wanted.side], wanted.texts, blocks, self.encoder.dimension)
+        while True:
+            try:
+                yield EmbeddingProgress(wanted.name, wanted.side, next(filling))
+            except StopIteration as done:
+                table: Table = done.value
+                return table
+
+    def _embed_here(self, texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
+        for position, (side, own) in enumerate(texts):
+            for chunk in cache.chunks(own):
+                yield position, self.encoder.encode(chunk, side)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A table that is needed: the name of its set, its side and its texts."""
+
+    name: str
+    side: Side
+    texts: Sequence[str]
+
+
+def _wanted(data: Mapping[str, DataSet]) -> list[_Wanted]:
+    both = (
+        (_Wanted(name, "passage", dataset.passages), _Wanted(name, "query", dataset.queries))
+        for name, dataset in data.items()
+    )
+    return list(itertools.chain.from_iterable(both))
+
+
+def _evaluation_sets(data: Sequence[DataSet], tables: Sequence[Table]) -> list[EvaluationSet]:
+    """Join sets with their tables. `tables` alternates between passages and queries."""
+    return [
+        EvaluationSet(sets.without_passages(dataset), *pair)
+        for dataset, pair in zip(data, zip(tables[::2], tables[1::2], strict=True), strict=True)
+    ]
+
+
+def _position(block: tuple[int, Tensor]) -> int:
+    return block[0]
+
+
+def _of_table(stream: Iterator[tuple[int, Iterator[tuple[int, Tensor]]]], position: int) -> Iterator[Tensor]:
+    """The blocks of one table from the stream. Blocks of earlier tables that nobody needed are skipped."""
+    for at, blocks in stream:
+        if at == position:
+            yield from (block for _, block in blocks)
+            return

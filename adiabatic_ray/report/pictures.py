@@ -1,0 +1,104 @@
+"""The figures of the page: each drawn from what a sweep's folder holds, or the reason why it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from matplotlib.figure import Figure
+
+from adiabatic_ray import config
+from adiabatic_ray.evaluate import outcomes
+from adiabatic_ray.report import curves, figures, heat_maps, history, importances, parallel, trade
+from adiabatic_ray.report.evidence import Evidence, compared_sets
+from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
+from adiabatic_ray.trials.store import TrialStore
+
+Reason = Literal[
+    "nothing handed over",
+    "outcomes unreadable",
+    "no outcomes readable",
+    "outcomes not kept",
+    "no pairs of languages",
+    "rate not searched",
+    "nothing measured",
+    "importances unknown",
+]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, or the reason why there is none; `numbers` are those that its caption names."""
+
+    figure: Figure | None = None
+    reason: Reason | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+
+NOTHING_MEASURED = Picture(reason="nothing measured")
+
+
+def draw(
+    store: TrialStore, records: Sequence[TrialRecord], evidence: Evidence, shares: importances.Importances
+) -> dict[str, Picture]:
+    """All figures, by the names of their files."""
+    sweep, winner = store.sweep, best(records)
+    return {
+        "heat_maps": _heat_maps(store, winner),
+        **_over_rate(sweep, records, evidence),
+        **_of_search(sweep, records, winner),
+        "importances": _importances(shares),
+    }
+
+
+def _heat_maps(store: TrialStore, winner: TrialRecord | None) -> Picture:
+    """The winner's improvement on each pair of languages of the guarded set, at the scale that is handed over."""
+    if winner is None or winner.candidate is None:
+        return Picture(reason="nothing handed over")
+    guard, scale = store.sweep.constraint.data, winner.candidate.scale
+    stored = {number: outcomes.load(store.folder.trial(number).outcomes) for number in (UNTOUCHED, winner.number)}
+    untouched, trial = stored[UNTOUCHED], stored[winner.number]
+    if untouched is None or trial is None:
+        damaged = UNTOUCHED if untouched is None else winner.number
+        return Picture(reason="outcomes unreadable", numbers={"trial": damaged})
+    base, changed = untouched.by_scale.get(1.0, {}).get(guard), trial.by_scale.get(scale, {}).get(guard)
+    if base is None or changed is None or base.shape != changed.shape:
+        return Picture(reason="outcomes not kept")
+    if base.dim() != 4:
+        return Picture(reason="no pairs of languages")
+    title = f"Improvement on {guard} of trial {winner.number}, scale {scale:g}"
+    figure = heat_maps.improvement(base, changed, untouched.languages[guard], title)
+    return Picture(figure, numbers={"premises": len(base)})
+
+
+def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Evidence) -> dict[str, Picture]:
+    """The improvement curves of the freezing masks, and what became of the same trials."""
+    shown = [record for record in figures.measured(records) if "learning_rate" in record.config]
+    rates = Picture(curves.outcomes(shown, sweep.search.objective)) if shown else NOTHING_MEASURED
+    if "learning_rate" not in sweep.search.space:
+        return {"curves": Picture(reason="rate not searched"), "rates": rates}
+    if not shown:
+        return {"curves": NOTHING_MEASURED, "rates": rates}
+    if not evidence.improvements:
+        return {"curves": Picture(reason="no outcomes readable"), "rates": rates}
+    sets = compared_sets(sweep.evaluate.selection, shown[0].metrics)
+    figure = curves.improvement(shown, sets, evidence.improvements, evidence.regimes, sweep.train.freeze)
+    return {"curves": Picture(figure), "rates": rates}
+
+
+def _of_search(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> dict[str, Picture]:
+    """The figures of all measured trials together."""
+    if not figures.measured(records):
+        return dict.fromkeys(("worst_language", "history", "parallel"), NOTHING_MEASURED)
+    objective = sweep.search.objective
+    return {
+        "worst_language": Picture(trade.gain_against_worst_language(records, objective, winner)),
+        "history": Picture(history.gains(records, objective)),
+        "parallel": Picture(parallel.coordinates(records, sweep.search.space, winner)),
+    }
+
+
+def _importances(shares: importances.Importances) -> Picture:
+    known = {target: one for target, one in shares.items() if one}
+    return Picture(importances.bars(known)) if known else Picture(reason="importances unknown")

@@ -1,0 +1,93 @@
+"""The leaderboard of a sweep as a table and as a CSV file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from adiabatic_ray import storage
+from adiabatic_ray.trials.record import TrialRecord, best, ranked
+
+
+def table(records: Iterable[TrialRecord]) -> pd.DataFrame:
+    """One row a trial, from best to worst: configuration, outcome, selection beside confirmation, and every metric."""
+    listed = ranked(records)
+    winner = best(listed)
+    keys = list(dict.fromkeys(key for record in listed for key in record.config))  # the untouched encoder has none
+    return pd.DataFrame([{"place": k} | _row(record, winner, keys) for k, record in enumerate(listed, start=1)])
+
+
+def _row(record: TrialRecord, winner: TrialRecord | None, keys: Sequence[str]) -> dict[str, Any]:
+    row = {
+        "trial": record.number,
+        "standing": standing(record, winner),
+        **_selection(record),
+        **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
+        **_repeats(record),
+        "worst": record.worst,
+        **{key: record.config.get(key) for key in keys},
+        "state": record.state,
+        "feasible": record.feasible,
+        "seconds": None if record.finished is None else round(record.finished - record.started, 1),
+        "reason": record.reason,
+    }
+    return row | {key: value for key, value in record.metrics.items() if key not in row}
+
+
+def _selection(record: TrialRecord) -> dict[str, float | None]:
+    """What was measured of the whole displacement, and of the candidate."""
+    candidate = record.candidate
+    return {
+        "gain": record.gain,
+        "p_value": record.metrics.get("p_value"),
+        "constraint": record.constraint,
+        "scale": candidate.scale if candidate else None,
+        "scale_gain": candidate.gain if candidate else None,
+        "scale_constraint": candidate.metrics["constraint"] if candidate else None,
+    }
+
+
+def _repeats(record: TrialRecord) -> dict[str, float | None]:
+    """What training the configuration again with other seeds came to."""
+    feasible, gain = record.repeat_score if record.repeats else (None, None)
+    return {
+        "seeds": len(record.repeats) or None,
+        "seeds_feasible": feasible,
+        "seeds_gain": gain,
+        "seeds_gain_sd": record.gain_std,
+    }
+
+
+def standing(record: TrialRecord, winner: TrialRecord | None) -> str:
+    """What became of a trial, in a word.
+
+    `best` is the winner, `feasible at 0.5` one whose displacement is feasible when it is halved, `not confirmed` one
+    that confirmation refuted.
+    """
+    if record is winner:
+        return "best"
+    if record.candidate:
+        scaled = f"feasible at {record.candidate.scale:g}"
+        return "not confirmed" if record.confirmed is False else "feasible" if record.feasible else scaled
+    return "infeasible" if record.state == "complete" else record.state
+
+
+def write(records: Iterable[TrialRecord], path: Path) -> Path:
+    """Write the leaderboard as CSV, with every metric."""
+    storage.write(path, table(records).to_csv(index=False))
+    return path
+
+
+def show(value: Any) -> str:
+    """A hyper-parameter or result for people: three significant digits, and all those before the point."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def configuration(record: TrialRecord) -> str:
+    """What a trial was tried with, in a line; empty for the untouched encoder."""
+    return ", ".join(f"{key} {show(value)}" for key, value in record.config.items())

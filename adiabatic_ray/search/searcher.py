@@ -1,0 +1,196 @@
+"""Constrained search: proposes the next configuration from the results of earlier ones.
+
+`ConstrainedSearch` uses Optuna's ask-and-tell interface. The state of an ended trial decides what the sampler learns
+from it:
+
+- A trial that ran to its end is COMPLETE, with its gain and its constraint.
+- A trial that was stopped early for harm is PRUNED, with the gain and the constraint measured at that point.
+- A trial that failed (out of memory, divergence, a crash) is PRUNED, with a large constraint. Optuna's state FAIL would
+  hide it from the sampler, which would go on proposing the region where trials fail.
+
+The Gaussian-process sampler uses COMPLETE trials only, so with it every trial is COMPLETE. A violated constraint keeps
+such a trial from being the best. Optuna gets the `asinh` of a constraint, which has the same sign and order, and is not
+dominated by very large ones.
+
+A proposal depends only on the seed, the trial's number and the results so far. So a resumed sweep proposes the same
+configurations as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+
+from adiabatic_ray import config
+from adiabatic_ray.search import space
+from adiabatic_ray.search.space import Config
+from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord
+
+CONSTRAINT = "no_degradation"
+# Nothing is proposed twice: the sampler is asked this often for a new configuration, and then random sampling.
+SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20
+
+
+class Search(Protocol):
+    """Proposes the configurations of a sweep's trials."""
+
+    def propose(self, number: int) -> Config | None:
+        """The configuration of trial `number` (1, 2, ...), or `None` if there is none left to try."""
+
+    def resume(self, record: TrialRecord) -> None:
+        """Learn of a trial from an earlier run of the sweep, whether it has ended or not."""
+
+    def tell(self, record: TrialRecord) -> None:
+        """Learn how a proposed trial ended."""
+
+
+def create(settings: config.Search, seed: int, trials: int | None) -> Search:
+    """Create the search that the settings name. `trials` is the budget, which a grid does not need."""
+    if settings.method == "grid":
+        return ListSearch(space.grid(settings))
+    assert trials is not None
+    return ConstrainedSearch(settings, seed, startup=max(1, min(10, trials // 3)))
+
+
+class ListSearch:
+    """Proposes the configurations of a list in order, without those that an earlier run tried."""
+
+    def __init__(self, configs: Iterable[Config]) -> None:
+        self.left = list(configs)
+
+    def propose(self, number: int) -> Config | None:  # noqa: ARG002
+        return self.left.pop(0) if self.left else None
+
+    def resume(self, record: TrialRecord) -> None:
+        if record.config in self.left:
+            self.left.remove(dict(record.config))
+
+    def tell(self, record: TrialRecord) -> None:
+        pass
+
+
+class ConstrainedSearch:
+    """Maximises the gain among configurations that harm no language."""
+
+    def __init__(self, settings: config.Search, seed: int, startup: int) -> None:
+        self.settings, self.seed, self.startup = settings, seed, startup
+        self.distributions = space.to_distributions(settings)
+        self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed))
+        self._size = space.size(settings)
+        self._known: set[str] = set()
+        self._open: dict[int, optuna.Trial] = {}
+
+    def propose(self, number: int) -> Config | None:
+        """A configuration that was not proposed before."""
+        for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
+            self.study.sampler = self._sampler(number, attempt)
+            trial = self.study.ask(self.distributions)
+            if _key(trial.params) not in self._known:
+                return self._opened(number, trial)
+            self.study.tell(trial, state=TrialState.FAIL)  # no sampler uses failed trials
+        untried = self._untried(number)
+        if untried is None:
+            return None
+        self.study.enqueue_trial(untried)
+        return self._opened(number, self.study.ask(self.distributions))
+
+    def resume(self, record: TrialRecord) -> None:
+        if record.state == "running":
+            self.study.enqueue_trial(dict(record.config))
+            self._opened(record.number, self.study.ask(self.distributions))
+            return
+        state, value, constraint = self._outcome(record)
+        self._known.add(_key(record.config))
+        self.study.add_trial(
+            optuna.create_trial(
+                params=dict(record.config),
+                distributions=self.distributions,
+                state=state,
+                value=value if state == TrialState.COMPLETE else None,
+                intermediate_values={} if state == TrialState.COMPLETE else {0: value},
+                constraints={CONSTRAINT: constraint},
+            )
+        )
+
+    def tell(self, record: TrialRecord) -> None:
+        trial = self._open.pop(record.number)
+        state, value, constraint = self._outcome(record)
+        trial.set_constraint(CONSTRAINT, constraint)
+        if state == TrialState.COMPLETE:
+            self.study.tell(trial, value)
+        else:
+            trial.report(value, step=0)
+            self.study.tell(trial, state=state)
+
+    def _opened(self, number: int, trial: optuna.Trial) -> Config:
+        self._open[number] = trial
+        self._known.add(_key(trial.params))
+        return dict(trial.params)
+
+    def _outcome(self, record: TrialRecord) -> tuple[TrialState, float, float]:
+        """The state, value and constraint with which Optuna is told of an ended trial."""
+        whole = record.state == "complete" or self.settings.sampler == "gp"
+        state = TrialState.COMPLETE if whole else TrialState.PRUNED
+        gain, constraint = record.gain, record.constraint
+        if record.failed or gain is None or constraint is None:
+            gain, constraint = 0.0, FAILED_CONSTRAINT
+        return state, gain, math.asinh(constraint)
+
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        seed = int(np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0])
+        if self.settings.sampler == "random" or attempt >= SAMPLER_ATTEMPTS:
+            return optuna.samplers.RandomSampler(seed=seed)
+        if self.settings.sampler == "tpe":
+            return _Tpe(self.distributions, seed, self.startup)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.startup)
+
+    def _untried(self, number: int) -> Config | None:
+        """A random configuration that was not proposed before. `None` if the space is infinite or exhausted."""
+        if self._size is None or self._size <= len(self._known):
+            return None
+        choices = [_values(distribution) for distribution in self.distributions.values()]
+        left = (
+            c
+            for combination in itertools.product(*choices)
+            if _key(c := dict(zip(self.distributions, combination, strict=True))) not in self._known
+        )
+        return random.Random(f"{self.seed} {number}").choice(list(left))  # noqa: S311 - not cryptography
+
+
+class _Tpe(optuna.samplers.TPESampler):
+    """TPE with a given search space. Optuna's own infers the space from all trials before each proposal."""
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int, startup: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=startup)
+        self._known = {name: distribution for name, distribution in distributions.items() if not distribution.single()}
+
+    def infer_relative_search_space(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: optuna.trial.FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        return self._known
+
+
+def _key(params: Mapping[str, config.Scalar]) -> str:
+    return json.dumps(dict(params), sort_keys=True)
+
+
+def _values(distribution: BaseDistribution) -> Iterable[config.Scalar]:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return distribution.choices  # type: ignore[return-value]
+    if isinstance(distribution, optuna.distributions.IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    assert isinstance(distribution, optuna.distributions.FloatDistribution)
+    assert distribution.step is not None
+    count = round((distribution.high - distribution.low) / distribution.step) + 1
+    return [distribution.low + i * distribution.step for i in range(count)]

@@ -1,0 +1,50 @@
+"""The last lines that a sweep prints: its result, and where everything is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adiabatic_ray.trials.layout import ExportFolder
+from adiabatic_ray.trials.record import TrialRecord, ranked, tuned
+from adiabatic_ray.trials.store import TrialStore
+
+
+def lines(
+    store: TrialStore, winner: TrialRecord | None, exported: ExportFolder | None, status: str, mlflow: str, trouble: str
+) -> Iterator[str]:
+    """The last lines of a sweep that ended with `status` (FINISHED, KILLED or FAILED).
+
+    `mlflow` is the address of MLflow's store. `trouble` says why MLflow is not up to date, and is empty if it is.
+    """
+    if winner is None:
+        yield from _nothing_to_hand_over(store, status)
+    if winner is not None and exported is not None:
+        yield f"best query encoder: {exported.query_encoder} (trial {winner.number})"
+    yield f"report: {store.folder.report}"
+    if trouble:
+        yield f"MLflow at {mlflow} is behind ({trouble}); run the same command again to bring it up to date"
+    elif mlflow.startswith("sqlite"):
+        yield f"MLflow: mlflow server --backend-store-uri {mlflow}"
+    else:
+        yield f"MLflow: {mlflow}"
+    if status == "KILLED":
+        yield "stopped; run the same command to go on"
+
+
+def _nothing_to_hand_over(store: TrialStore, status: str) -> Iterator[str]:
+    records = tuned(store.records.values())
+    refuted = [record for record in records if record.confirmed is False]
+    if refuted:
+        yield (
+            f"none of the {len(refuted)} best feasible trials stayed feasible in confirmation, so none is handed over; "
+            "search smaller learning rates, or confirm more (`budget.confirm`) in a sweep of another name"
+        )
+    elif status == "FINISHED" and records:
+        nearest = ranked(records)[0]
+        if nearest.candidate:
+            yield (
+                f"no feasible trial is better than the untouched encoder, so none is handed over; the best is trial "
+                f"{nearest.number}, gain {nearest.candidate.gain:+.2f}%; search larger learning rates, or more steps"
+            )
+        else:
+            yield f"no trial is feasible; nearest is trial {nearest.number}, constraint {nearest.constraint:+.2f}"

@@ -1,0 +1,80 @@
+"""Connects to a Ray cluster, and gets results from its tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from adiabatic_ray import errors
+from adiabatic_ray.sweep.cluster import ray_private
+
+for _name in ("ray", "ray.tune", "ray.train"):  # after the import of Ray, which sets their levels
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+CONNECT_TIMEOUT = 10  # seconds
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[bool]:
+    """Connect to the cluster that RAY_ADDRESS names, or else to a local one that ends with the block.
+
+    Yields whether the cluster is such a local one. A process that is connected already stays as it is.
+
+    Raises:
+        ResourceError: no cluster answers at RAY_ADDRESS.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    ray_private.keep_quiet()
+    options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    address = os.environ.get("RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if address:
+        try:
+            _knock(address)
+            ray.init(**options)
+        except OSError as error:
+            raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
+    else:
+        ray.init(address="local", include_dashboard=False, **options)
+    if threading.current_thread() is threading.main_thread():  # no other thread can set handlers
+        signal.signal(signal.SIGTERM, on_sigterm)  # `ray.init` sets its own, which exits at once
+    try:
+        yield not address
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once if nothing listens at the address. Ray would try for ten minutes."""
+    host, _, port = address.rpartition("/")[-1].rpartition(":")  # `host:port` or `ray://host:port`
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+
+
+def get(reference: Any) -> Any:
+    """The result of a Ray task. Our own errors are raised as they were raised in the task.
+
+    Raises:
+        SweepError: the task's process died.
+    """
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, errors.AdiabaticRayError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise errors.SweepError(
+            "the process that embeds and exports died (killed, out of memory, or its node was lost); "
+            "run the same command to go on."
+        ) from error

@@ -1,0 +1,146 @@
+"""A sweep's work with the encoder outside of trials: embedding, confirming, exporting."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+
+from adiabatic_ray import config, errors, storage
+from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet
+from adiabatic_ray.evaluate.embedded_data import Data, EmbeddedData, EmbeddingBuilder, EmbeddingProgress
+from adiabatic_ray.model import checkpoint, displacement, encoder, export, freezing
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.search import space
+from adiabatic_ray.sweep.cluster import connection
+from adiabatic_ray.sweep.cluster.resources import Plan
+from adiabatic_ray.sweep.workers import encoder_actors
+from adiabatic_ray.trials.layout import ExportFolder, TrialFolder
+from adiabatic_ray.trials.record import UNTOUCHED, Evaluation, TrialRecord
+from adiabatic_ray.trials.store import write_json
+
+Item = TypeVar("Item")
+Metrics = Mapping[str, float]
+
+
+class EncoderTasks:
+    """Does this work in Ray tasks, or in this process if `here` is true.
+
+    On a local cluster without GPUs this process is faster, since a task would import and load everything again. No
+    trial runs at the same time, so a task has the CPUs of a whole node, and embedding uses all nodes.
+    """
+
+    def __init__(self, model: config.Model, plan: Plan, *, here: bool) -> None:
+        self.encoder = encoder.load(model)
+        self._embed = None if here else encoder_actors.on_cluster(model, plan)
+        self._model, self._here = model, here
+        self._resources = {"num_cpus": plan.filling_cpus, "num_gpus": min(1.0, plan.gpus)}
+
+    def embed(self, sweep: config.Sweep, data: Data, cache: Path) -> Generator[EmbeddingProgress, None, EmbeddedData]:
+        """Fill all tables under `cache`, yielding progress.
+
+        Raises:
+            MaskError: a freezing mask of the sweep does not fit the encoder.
+        """
+        for mask in space.masks(sweep):
+            freezing.trainable(mask, self.encoder.parameters)
+        return (yield from EmbeddingBuilder(self.encoder, cache, self._embed).embedded_data(data))
+
+    def run(self, work: Callable[..., Iterator[Item]], *arguments: Any) -> Iterator[Item]:
+        """Yield what `work(encoder, *arguments)` yields.
+
+        Raises:
+            SweepError: the task's process died.
+        """
+        if self._here:
+            yield from work(self.encoder, *arguments)
+            return
+        task = ray.remote(_with_encoder).options(num_returns="streaming", **self._resources)
+        for reference in task.remote(work, self._model, *arguments):
+            yield connection.get(reference)
+
+
+def _with_encoder(work: Callable[..., Iterator[Item]], model: config.Model, *arguments: Any) -> Iterator[Item]:
+    yield from work(encoder_actors.load(model), *arguments)
+
+
+def untouched(sweep: config.Sweep, embedded: EmbeddedData, folder: TrialFolder) -> TrialRecord:
+    """Measure the untouched encoder from its stored embeddings, and write its outcomes to `folder`."""
+    selection = _untouched(sweep, embedded.selection, folder.outcomes)
+    confirmation = _untouched(sweep, embedded.confirmation, folder.confirmation_outcomes)
+    now = time.time()
+    points = (Evaluation(0, now, selection),)
+    return TrialRecord(UNTOUCHED, {}, "complete", "", now, now, points, confirmation=confirmation)
+
+
+def _untouched(sweep: config.Sweep, sets: Sequence[EvaluationSet], outcomes: Path) -> Metrics:
+    if not sets:
+        return {}
+    benchmark = Benchmark(sets, sweep.search.objective, sweep.constraint)
+    measurement = benchmark.untouched()
+    benchmark.write_outcomes(outcomes, {1.0: measurement})
+    return measurement.metrics
+
+
+def confirm(
+    model: Encoder, sweep: config.Sweep, embedded: EmbeddedData, candidates: Sequence[tuple[TrialFolder, float]]
+) -> Iterator[Metrics]:
+    """Measure candidates on the confirmation sets, and yield the metrics of each.
+
+    A candidate is given by its trial's folder and its scale. Its discordance and outcomes are written to the folder.
+
+    Raises:
+        SweepError: a displacement was not kept, or does not fit the encoder.
+    """
+    benchmark = Benchmark(embedded.confirmation, sweep.search.objective, sweep.constraint)
+    for folder, scale in candidates:
+        weights = tuned_weights(model, folder, scale)
+        measurement = benchmark.measure(lambda texts, weights=weights: model.encode(texts, "query", weights))  # type: ignore[misc]
+        benchmark.write_discordance(folder.confirmation_discordance, measurement)
+        benchmark.write_outcomes(folder.confirmation_outcomes, {scale: measurement})
+        yield measurement.metrics
+
+
+def export_candidate(
+    model: Encoder, folder: TrialFolder, record: TrialRecord, card: str, target: ExportFolder
+) -> Iterator[ExportFolder]:
+    """Export a trial's candidate, or its whole displacement if it has none, and its record to the folder `target`.
+
+    Yields the folder when it is complete.
+
+    Raises:
+        SweepError: the displacement was not kept, or does not fit the encoder.
+    """
+    weights = tuned_weights(model, folder, (record.candidate or record.whole).scale)
+    with storage.building(target.path, last=ExportFolder.RECORD) as partial:
+        export.hand_over(model, ExportFolder(partial), weights, card)
+        write_json(ExportFolder(partial).record, dataclasses.asdict(record))
+    yield target
+
+
+def tuned_weights(model: Encoder, folder: TrialFolder, scale: float) -> dict[str, torch.Tensor]:
+    """A trial's tuned weights by parameter name, with its displacement times `scale`.
+
+    Raises:
+        SweepError: the displacement was not kept, its file is damaged, or it was tuned from another model.
+    """
+    stored = checkpoint.load(folder.displacement)
+    if stored is None:
+        raise errors.SweepError(
+            f"{folder.displacement} is missing or damaged. Only the best trials' displacements are kept "
+            "(`budget.confirm`); to have this one again, run its configuration in a sweep of another name."
+        )
+    unknown = [name for name in stored.tensors if name not in model.parameters]
+    misshapen = [n for n, d in stored.tensors.items() if n not in unknown and d.shape != model.parameters[n].shape]
+    if unknown or misshapen:
+        raise errors.SweepError(
+            f"{folder.displacement} does not fit {model.settings.name}: it moves `{(unknown + misshapen)[0]}`, which "
+            f"the model {'lacks' if unknown else 'has in another shape'}. It was tuned from another model of that "
+            "name; give the sweep its own again."
+        )
+    return displacement.moved(model.parameters, stored.tensors, scale)

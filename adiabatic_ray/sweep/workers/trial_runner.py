@@ -1,0 +1,116 @@
+"""Runs a process's trials one after the other: trains, measures, writes to the sweep's folder, and reports.
+
+This module does not use Ray. In a torch process group all processes run the same trials together, and only the first
+one writes.
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Generator
+
+import torch
+
+from adiabatic_ray import config, errors, storage
+from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
+from adiabatic_ray.evaluate.embedded_data import EmbeddedData
+from adiabatic_ray.model import checkpoint
+from adiabatic_ray.model.checkpoint import Checkpoint
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.search.space import Config
+from adiabatic_ray.sweep.cluster import gpu_memory
+from adiabatic_ray.train import trial
+from adiabatic_ray.train.trial import Progress
+from adiabatic_ray.trials.layout import SweepFolder
+from adiabatic_ray.trials.record import Candidate, TrialReport
+
+
+class TrialRunner:
+    """Runs one trial at a time. `start` ends the one before it. Without `writes` nothing goes to the sweep's folder."""
+
+    def __init__(
+        self, encoder: Encoder, sweep: config.Sweep, embedded: EmbeddedData, folder: str, *, writes: bool = True
+    ) -> None:
+        self.encoder, self.sweep, self.writes = encoder, sweep, writes
+        self.sweep_folder = SweepFolder(storage.folder(folder))
+        self.data = trial.TrainingData.prepare(embedded.train, embedded.train_passages.open(), encoder)
+        self.benchmark = Benchmark(embedded.selection, sweep.search.objective, sweep.constraint)
+        self.trial: Generator[Progress[Measurement], None, None] | None = None
+        gc.freeze()  # later garbage collections then skip the libraries and the shared data
+
+    def start(self, number: int, choice: Config) -> None:
+        """Prepare a trial. All its work, and any failure, comes with the first `step`."""
+        self.close()
+        self.number, self.folder = number, self.sweep_folder.trial(number)
+        self.trial = self._run(choice)
+
+    def step(self) -> TrialReport:
+        """Train up to the next evaluation point.
+
+        Raises:
+            torch.AcceleratorError: the GPU failed, and this process cannot use it any more.
+            StorageError: the storage does not answer.
+        """
+        assert self.trial is not None
+        try:
+            return self._report(next(self.trial))
+        except (torch.AcceleratorError, errors.StorageError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a configuration that fails is a result, not the sweep's end
+            storage.write(self.folder.error, traceback.format_exc())
+            return TrialReport(self.number, "crashed", reason=f"{errors.summary(error)} (see {self.folder.error})")
+
+    def close(self) -> None:
+        """End the trial. Its last checkpoint is kept."""
+        if self.trial is not None:
+            self.trial.close()
+
+    def _run(self, choice: Config) -> Generator[Progress[Measurement], None, None]:
+        yield from trial.run(
+            self.encoder,
+            self.data,
+            config.trial_settings(self.sweep, choice),
+            self.benchmark.measure,
+            seed=self.sweep.seed,
+            resume=checkpoint.load(self.folder.checkpoint),
+            scales=self.sweep.evaluate.scales,
+        )
+
+    def _report(self, progress: Progress[Measurement]) -> TrialReport:
+        if progress.measurement is None:
+            reason = progress.reason
+            if progress.status == "out_of_memory" and self.encoder.device.type == "cuda":
+                reason += gpu_memory.advice(self.sweep.resources.gpus_per_trial)
+            return TrialReport(self.number, progress.status, progress.step, progress.steps, reason=reason)
+        violation = progress.measurement.violation
+        assert violation is not None
+        if self.writes:
+            self._write(progress, progress.measurement)
+        return TrialReport(
+            number=self.number,
+            status=progress.status,
+            step=progress.step,
+            steps=progress.steps,
+            metrics={**progress.metrics, **progress.measurement.metrics},
+            worst=violation.worst,
+            scaled=tuple(_candidate(scale, measured) for scale, measured in progress.scaled.items()),
+            harmful=violation.harmful,
+        )
+
+    def _write(self, progress: Progress[Measurement], measurement: Measurement) -> None:
+        """Write what a resume or a confirmation needs. The evaluation is reported only after that."""
+        assert progress.checkpoint is not None
+        assert progress.displacement is not None
+        self.benchmark.write_discordance(self.folder.discordance, measurement)
+        self.benchmark.write_outcomes(self.folder.outcomes, {1.0: measurement, **progress.scaled})
+        if progress.status == "running":
+            checkpoint.save(self.folder.checkpoint, progress.checkpoint())
+        else:
+            tensors = progress.displacement.tensors()
+            checkpoint.save(self.folder.displacement, Checkpoint(tensors, {"step": progress.step}))
+
+
+def _candidate(scale: float, measured: Measurement) -> Candidate:
+    assert measured.violation is not None
+    return Candidate(scale, dict(measured.metrics), measured.violation.worst)

@@ -1,0 +1,175 @@
+"""Trains one displacement with Accelerate, from one evaluation point to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import accelerate
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data import triplets
+from adiabatic_ray.data.sets import Rows, Triplets
+from adiabatic_ray.model import freezing
+from adiabatic_ray.model.checkpoint import Checkpoint
+from adiabatic_ray.model.displacement import Displacement
+from adiabatic_ray.model.encoder import Encode, Encoder
+from adiabatic_ray.train import step as steps
+from adiabatic_ray.train.shares import Shares
+
+STEPS_PER_CHECK = 20  # steps between two checks for divergence; on a GPU each check waits for the device
+DIVERGED = 1.0  # a relative norm: a displacement as large as the weights leaves nothing of the encoder
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Triplets with the token ids of their distinct queries, and the embeddings `[p, d]` of their distinct passages."""
+
+    triplets: Triplets
+    tokens: Sequence[Sequence[int]]
+    passages: Tensor
+
+    @classmethod
+    def prepare(cls, data: Triplets, passages: Tensor, encoder: Encoder) -> TrainingData:
+        """Tokenize the queries of `data`; `passages` are the embeddings of its passages."""
+        return cls(data, encoder.tokenize(data.queries, "query"), passages)
+
+
+class Trainer:
+    """Trains a displacement, and holds the state of training between two steps.
+
+    Raises:
+        MaskError: `settings.freeze` does not fit the encoder.
+        ConfigError: `settings.mixed_precision` does not fit the device.
+    """
+
+    def __init__(self, encoder: Encoder, data: TrainingData, settings: config.Train, seed: int) -> None:
+        # Accelerate keeps one state per process; trials that follow each other in it may differ in precision.
+        AcceleratorState._reset_state()
+        GradientState._reset_state()
+        if settings.mixed_precision == "fp16" and encoder.device.type == "cpu":  # Accelerate would train in float32
+            raise errors.ConfigError("train.mixed_precision: `fp16` needs a GPU; on a CPU use `no` or `bf16`.")
+        self.accelerator = accelerate.Accelerator(
+            cpu=encoder.device.type == "cpu",
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        )
+        self.shares = Shares(self.accelerator)
+        self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
+        self.model = Displacement(encoder, freezing.trainable(settings.freeze, encoder.parameters))
+        self.optimizer = steps.optimizer(list(self.model.deltas), settings)
+        # In evaluation mode Accelerate does not wrap the model for several processes: `Shares` does that work.
+        self.prepared = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+        self.loss = steps.loss_function(settings, encoder.device)
+        self.batch = triplets.batches(len(data.triplets), settings.batch_size, seed)
+        self.step = 0
+        self._interval: list[float] = []  # losses since the last evaluation point
+
+    def advance(self, until: int) -> str | None:
+        """Train up to step `until`. Return the reason if training diverged on the way, else `None`."""
+        self._interval = []
+        self.encoder.module.train(self.settings.dropout)
+        pending: list[Tensor] = []
+        try:
+            while self.step < until:
+                pending.append(self._train_step())
+                self.step += 1
+                if len(pending) == STEPS_PER_CHECK or self.step == until:
+                    if trouble := self._check(pending):
+                        return trouble
+                    pending = []
+        finally:
+            self.encoder.module.eval()
+        return None
+
+    def _train_step(self) -> Tensor:
+        if self.settings.dropout:
+            torch.manual_seed(self.seed * 1_000_003 + self.step + 7_919 * self.accelerator.process_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = steps.learning_rate(self.settings, self.step)
+        accumulated = self.settings.gradient_accumulation_steps
+        loss = torch.zeros((), device=self.encoder.device)
+        for micro in range(accumulated):
+            rows = self.batch(self.step * accumulated + micro).numpy()
+            with self.accelerator.accumulate(self.prepared):
+                micro_loss = self._loss(rows)
+                self.accelerator.backward(micro_loss)
+                if self.accelerator.sync_gradients:
+                    self.shares.sum_gradients(list(self.model.deltas))
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            loss += micro_loss.detach() / accumulated
+        return loss
+
+    def _loss(self, rows: Rows) -> Tensor:
+        data, device = self.data.triplets, self.encoder.device
+        tokens = [self.data.tokens[i] for i in self.shares.own(data.query[rows])]
+        positive, negative = (torch.from_numpy(side[rows]) for side in (data.positive, data.negative))
+        same = (positive[:, None] == torch.cat([positive, negative])).to(device)
+        query = self.shares.whole(self.prepared(self.encoder.collate(tokens)), len(rows))
+        return self.loss(query, self.data.passages[positive].to(device), self.data.passages[negative].to(device), same)
+
+    def _check(self, pending: list[Tensor]) -> str | None:
+        losses = torch.stack(pending).tolist()
+        self._interval += losses
+        mean = sum(losses) / len(losses)
+        if not math.isfinite(mean):
+            return f"the loss is {mean} at step {self.step}"
+        relative = self.model.norms()["displacement/relative"]
+        if not relative < DIVERGED:
+            return f"the displacement is {relative:.3g} times as large as the weights at step {self.step}"
+        return None
+
+    def losses(self) -> dict[str, float]:
+        """The mean loss since the last evaluation point, as a metric. Empty if no loss is finite."""
+        finite = [loss for loss in self._interval if math.isfinite(loss)]
+        return {"loss": sum(finite) / len(finite)} if finite else {}
+
+    def scaled(self, scale: float) -> Encode:
+        """The query encoder with the current displacement times `scale`, always in float32."""
+        with torch.no_grad():
+            weights = self.model.weights(scale)
+        return lambda texts: self.shares.whole(
+            self.encoder.encode(self.shares.own(texts), "query", weights), len(texts)
+        )
+
+    def state(self) -> Checkpoint:
+        """Everything that `restore` needs to go on with the same results."""
+        tensors = {f"delta/{name}": tensor for name, tensor in self.model.tensors().items()}
+        optimizer_steps = 0.0
+        for name, delta in zip(self.model.names, self.model.deltas, strict=True):
+            moments = self.optimizer.state[delta]
+            optimizer_steps = float(moments["step"])
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment}/{name}"] = moments[moment].to("cpu", copy=True)
+        scaler = self.accelerator.scaler
+        values = {
+            "step": self.step,
+            "optimizer_steps": optimizer_steps,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        return Checkpoint(tensors, values)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from the state of an earlier trainer with the same settings."""
+        self.model.load(checkpoint.part("delta"))
+        for moment in ("exp_avg", "exp_avg_sq"):
+            stored = checkpoint.part(moment)
+            for name, delta in zip(self.model.names, self.model.deltas, strict=True):
+                self.optimizer.state[delta][moment] = stored[name].to(delta.device)
+                self.optimizer.state[delta]["step"] = torch.tensor(
+                    checkpoint.values["optimizer_steps"], device=delta.device
+                )
+        if checkpoint.values["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
+        self.step = checkpoint.values["step"]
+
+    def close(self) -> None:
+        """Free the memory for the next trial in this process."""
+        self.encoder.module.eval()
+        self.accelerator.free_memory()
