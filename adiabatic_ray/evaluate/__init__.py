@@ -20,9 +20,9 @@ class _Evaluate(ModuleType):
     def __call__(
         self, models: Models | Sequence[Models], data: Sources | Mapping[str, Sources], *, against: Models | None = None
     ) -> pd.DataFrame:
-        from adiabatic_ray.evaluate import comparison
+        from adiabatic_ray.evaluate.comparison import evaluate
 
-        return comparison.evaluate(models, data, against=against)
+        return evaluate(models, data, against=against)
 
 
 sys.modules[__name__].__class__ = _Evaluate

@@ -14,7 +14,6 @@ from adiabatic_ray import config, errors, storage
 from adiabatic_ray.data.cache import Table
 from adiabatic_ray.data.sets import DataSet, Ranking, Triplets, Xnli
 from adiabatic_ray.evaluate import discordance, outcomes, ranking, significance
-from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.model.encoder import Encode
 
 
@@ -137,7 +136,9 @@ class Benchmark:
     def write_outcomes(self, path: Path, by_scale: Mapping[float, Measurement]) -> None:
         """Write the outcomes of a displacement at several scales."""
         languages = {one.data.name: one.data.languages for one in self.sets if isinstance(one.data, Xnli)}
-        outcomes.save(path, Outcomes({scale: measured.outcomes for scale, measured in by_scale.items()}, languages))
+        outcomes.save(
+            path, outcomes.Outcomes({scale: measured.outcomes for scale, measured in by_scale.items()}, languages)
+        )
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row for a triplet set, and for XNLI one for each comparison and language pair.

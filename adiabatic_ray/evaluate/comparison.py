@@ -15,7 +15,6 @@ from adiabatic_ray.evaluate import ranking
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.evaluate.embedded_data import EmbeddingBuilder, EmbeddingProgress
 from adiabatic_ray.model import encoder
-from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.trials.layout import StorageFolder
 
 Models = str | Path | config.Model
@@ -106,13 +105,13 @@ def compare(
 
 def _embedded(
     model: config.Model, data: Mapping[str, DataSet], cache: Path
-) -> Generator[EmbeddingProgress, None, tuple[Encoder, Benchmark]]:
+) -> Generator[EmbeddingProgress, None, tuple[encoder.Encoder, Benchmark]]:
     """Load a model, and make a benchmark of documents that it embeds."""
     loaded = encoder.load(model, encoder.default_device())
     return loaded, Benchmark((yield from EmbeddingBuilder(loaded, cache).evaluation_sets(data)))
 
 
-def _measure(model: config.Model, base: Encoder, benchmark: Benchmark) -> Measurement:
+def _measure(model: config.Model, base: encoder.Encoder, benchmark: Benchmark) -> Measurement:
     """Measure a model's queries on the base's documents."""
     tuned = encoder.load(model, encoder.default_device())
     if tuned.dimension != base.dimension:

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import cache, sets
-from adiabatic_ray.data.cache import Table
-from adiabatic_ray.data.sets import DataSet, Triplets
 from adiabatic_ray.evaluate import benchmark
-from adiabatic_ray.evaluate.benchmark import EvaluationSet
 from adiabatic_ray.model.encoder import Encoder, Side
 
 Texts = tuple[Side, Sequence[str]]  # the texts of one table, and their side
@@ -26,11 +23,11 @@ Embed = Callable[[Sequence[Texts]], Iterable[tuple[int, Tensor]]]
 class Data:
     """The data sets of a sweep, as read."""
 
-    train: Triplets
-    selection: Mapping[str, DataSet]
-    confirmation: Mapping[str, DataSet]
+    train: sets.Triplets
+    selection: Mapping[str, sets.DataSet]
+    confirmation: Mapping[str, sets.DataSet]
 
-    def all(self) -> list[DataSet]:
+    def all(self) -> list[sets.DataSet]:
         return [self.train, *self.selection.values(), *self.confirmation.values()]
 
 
@@ -38,10 +35,10 @@ class Data:
 class EmbeddedData:
     """The data sets without their passage texts, and the tables that hold the embeddings instead."""
 
-    train: Triplets
-    train_passages: Table
-    selection: Sequence[EvaluationSet]
-    confirmation: Sequence[EvaluationSet]
+    train: sets.Triplets
+    train_passages: cache.Table
+    selection: Sequence[benchmark.EvaluationSet]
+    confirmation: Sequence[benchmark.EvaluationSet]
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def read(sweep: config.Sweep) -> Data:
     from adiabatic_ray.data import sources  # imports `datasets`, which a trial does without
 
     train = sources.load("train", sweep.train.data, sweep.seed)
-    if not isinstance(train, Triplets):
+    if not isinstance(train, sets.Triplets):
         raise errors.ConfigError(f"train.data: {sweep.train.data.path} holds no triplets to train on.")
     selection, confirmation = (
         {name: sources.load(name, source, sweep.seed) for name, source in section.items()}
@@ -92,14 +89,16 @@ class EmbeddingBuilder:
         tables = yield from self._tables(wanted + _wanted(data.selection) + _wanted(confirmation))
         evaluated = _evaluation_sets([*data.selection.values(), *confirmation.values()], tables[1:])
         train = sets.without_passages(data.train)
-        assert isinstance(train, Triplets)
+        assert isinstance(train, sets.Triplets)
         return EmbeddedData(train, tables[0], evaluated[: len(data.selection)], evaluated[len(data.selection) :])
 
-    def evaluation_sets(self, data: Mapping[str, DataSet]) -> Generator[EmbeddingProgress, None, list[EvaluationSet]]:
+    def evaluation_sets(
+        self, data: Mapping[str, sets.DataSet]
+    ) -> Generator[EmbeddingProgress, None, list[benchmark.EvaluationSet]]:
         """Embed the passages and the queries of evaluation sets."""
         return _evaluation_sets(list(data.values()), (yield from self._tables(_wanted(data))))
 
-    def _tables(self, wanted: Sequence[_Wanted]) -> Generator[EmbeddingProgress, None, list[Table]]:
+    def _tables(self, wanted: Sequence[_Wanted]) -> Generator[EmbeddingProgress, None, list[cache.Table]]:
         """Find the tables, and compute all missing ones in one call of `embed`."""
         tables = [
             cache.find(self.root, self._fingerprints[one.side], one.texts, self.encoder.dimension) for one in wanted
@@ -110,13 +109,13 @@ class EmbeddingBuilder:
             tables[i] = yield from self._fill(wanted[i], _of_table(stream, position))
         return [table for table in tables if table is not None]
 
-    def _fill(self, wanted: _Wanted, blocks: Iterable[Tensor]) -> Generator[EmbeddingProgress, None, Table]:
+    def _fill(self, wanted: _Wanted, blocks: Iterable[Tensor]) -> Generator[EmbeddingProgress, None, cache.Table]:
         filling = cache.fill(self.root, self._fingerprints[wanted.side], wanted.texts, blocks, self.encoder.dimension)
         while True:
             try:
                 yield EmbeddingProgress(wanted.name, wanted.side, next(filling))
             except StopIteration as done:
-                table: Table = done.value
+                table: cache.Table = done.value
                 return table
 
     def _embed_here(self, texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
@@ -134,7 +133,7 @@ class _Wanted:
     texts: Sequence[str]
 
 
-def _wanted(data: Mapping[str, DataSet]) -> list[_Wanted]:
+def _wanted(data: Mapping[str, sets.DataSet]) -> list[_Wanted]:
     both = (
         (_Wanted(name, "passage", dataset.passages), _Wanted(name, "query", dataset.queries))
         for name, dataset in data.items()
@@ -142,10 +141,10 @@ def _wanted(data: Mapping[str, DataSet]) -> list[_Wanted]:
     return list(itertools.chain.from_iterable(both))
 
 
-def _evaluation_sets(data: Sequence[DataSet], tables: Sequence[Table]) -> list[EvaluationSet]:
+def _evaluation_sets(data: Sequence[sets.DataSet], tables: Sequence[cache.Table]) -> list[benchmark.EvaluationSet]:
     """Join sets with their tables. `tables` alternates between passages and queries."""
     return [
-        EvaluationSet(sets.without_passages(dataset), *pair)
+        benchmark.EvaluationSet(sets.without_passages(dataset), *pair)
         for dataset, pair in zip(data, zip(tables[::2], tables[1::2], strict=True), strict=True)
     ]
 

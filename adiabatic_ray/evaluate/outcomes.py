@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from adiabatic_ray.model import checkpoint
-from adiabatic_ray.model.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def save(path: Path, outcomes: Outcomes) -> None:
             key = f"{scale!r}/{name}"  # `repr` is exact: outcomes are looked up by the scale's value
             tensors[key] = torch.from_numpy(np.packbits(tensor.numpy().reshape(-1)))
             shapes[key] = list(tensor.shape)
-    checkpoint.save(path, Checkpoint(tensors, {"shapes": shapes, "languages": dict(outcomes.languages)}))
+    checkpoint.save(path, checkpoint.Checkpoint(tensors, {"shapes": shapes, "languages": dict(outcomes.languages)}))
 
 
 def load(path: Path) -> Outcomes | None:

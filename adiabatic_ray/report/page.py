@@ -1,6 +1,6 @@
 """The report of a sweep: one self-contained page, its figures as files, and the leaderboard as CSV.
 
-The page's texts are in its templates: `page.html`, and those that it includes.
+The sentences of the page are in its templates: `page.html`, and those that it includes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Cell = tuple[str, str]  # a text, and the number to sort by (empty for a text)
 
 
 def write(store: TrialStore) -> list[Path]:
-    """Write the report's page, figures and leaderboard into the sweep's folder; the paths written.
+    """Write the report's page, figures and leaderboard into the sweep's folder, and return their paths.
 
-    One process at a time: a user may ask for the report when the sweep that runs is about to write it.
+    Only one process writes at a time: a user may ask for the report when the sweep that runs is about to write it.
 
     Raises:
         SweepError: the outcomes of the untouched encoder cannot be read.
@@ -43,12 +43,13 @@ def write(store: TrialStore) -> list[Path]:
 
 
 def write_from(store: TrialStore, evidence: Evidence, shares: Importances) -> list[Path]:
-    """Write the report from what the outcomes say and from the shares of the hyper-parameters."""
+    """Write the report from evidence and importances that were computed before, and return the paths."""
     records = [record for _, record in sorted(store.records.items())]
     drawn = pictures.draw(store, records, evidence, shares)
     written, sources = _save(drawn, store.folder)
     columns, rows = _leaderboard(records)
     content = _template().render(
+        folder=store.folder,
         sweep=store.sweep,
         objective=store.sweep.search.objective,
         guard=store.sweep.constraint.data,
@@ -65,7 +66,7 @@ def write_from(store: TrialStore, evidence: Evidence, shares: Importances) -> li
 
 
 def _save(drawn: Mapping[str, pictures.Picture], folder: SweepFolder) -> tuple[list[Path], dict[str, str]]:
-    """Write the figures; their paths, and the pictures as addresses that hold them whole."""
+    """Write the figures. Return their paths, and for each drawn figure a URL that holds it whole."""
     written, sources = [], {}
     with storage.building(folder.figures) as building:
         for name, picture in drawn.items():

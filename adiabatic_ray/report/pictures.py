@@ -1,4 +1,4 @@
-"""The figures of the page: each drawn from what a sweep's folder holds, or the reason why it is not."""
+"""The figures of the page, or the reasons why they cannot be drawn."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from adiabatic_ray.trials.store import TrialStore
 
 Reason = Literal[
     "nothing handed over",
-    "outcomes unreadable",
-    "no outcomes readable",
+    "outcomes of a trial unreadable",
+    "all outcomes unreadable",
     "outcomes not kept",
     "no pairs of languages",
     "rate not searched",
@@ -29,7 +29,7 @@ Reason = Literal[
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, or the reason why there is none; `numbers` are those that its caption names."""
+    """A figure, or the reason why there is none. `numbers` are those that the caption or the reason names."""
 
     figure: Figure | None = None
     reason: Reason | None = None
@@ -61,7 +61,7 @@ def _heat_maps(store: TrialStore, winner: TrialRecord | None) -> Picture:
     untouched, trial = stored[UNTOUCHED], stored[winner.number]
     if untouched is None or trial is None:
         damaged = UNTOUCHED if untouched is None else winner.number
-        return Picture(reason="outcomes unreadable", numbers={"trial": damaged})
+        return Picture(reason="outcomes of a trial unreadable", numbers={"trial": damaged})
     base, changed = untouched.by_scale.get(1.0, {}).get(guard), trial.by_scale.get(scale, {}).get(guard)
     if base is None or changed is None or base.shape != changed.shape:
         return Picture(reason="outcomes not kept")
@@ -81,7 +81,7 @@ def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Ev
     if not shown:
         return {"curves": NOTHING_MEASURED, "rates": rates}
     if not evidence.improvements:
-        return {"curves": Picture(reason="no outcomes readable"), "rates": rates}
+        return {"curves": Picture(reason="all outcomes unreadable"), "rates": rates}
     sets = compared_sets(sweep.evaluate.selection, shown[0].metrics)
     figure = curves.improvement(shown, sets, evidence.improvements, evidence.regimes, sweep.train.freeze)
     return {"curves": Picture(figure), "rates": rates}

@@ -3,7 +3,7 @@
 The edge is the step along the tried rates, from feasible trials to infeasible ones, that puts the fewest trials on its
 wrong side; of equally good steps it is the lowest. The onset is the same step for the significance of the gain, among
 the rates up to the edge. Intervals come from a bootstrap over premises, queries, and trials that share a rate.
-`method.html` tells the reader of a report more, and what this assumes.
+`method.html` says more, and what the estimate assumes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WRONG_SIDE = 0.25  # a step with more trials than this share of them on its wrong side is none
+WRONG_SIDE = 0.25  # no step is identified where more than this share of the trials lies on its wrong side
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Regime:
-    """What one freezing mask allows: `rates` are those tried, ascending, `trials` how many stand behind it.
+    """What one freezing mask allows. `rates` are those that were tried, ascending, and `trials` counts the trials.
 
-    `edge` is where trials stop being feasible, `onset` where the gain becomes significant; `None` where it is not
-    identified: fewer than two rates were tried, or the rate alone does not tell the trials apart.
+    `edge` is where trials stop being feasible, and `onset` where the gain becomes significant. Either is `None` where
+    it is not identified: fewer than two rates were tried, or the rate alone does not tell the trials apart.
     """
 
     mask: str

@@ -30,7 +30,7 @@ class Trade:
 
     @classmethod
     def of(cls, records: Sequence[TrialRecord]) -> Trade:
-        """The trade that the measured ones among the trials make."""
+        """The trade between the gain and the worst language that the measured trials offer."""
         shown = figures.measured(records)
         scaled = [part.metrics for r in shown if r.state == "complete" for part in r.scaled]
         return cls(

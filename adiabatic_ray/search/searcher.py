@@ -32,7 +32,6 @@ from optuna.trial import TrialState
 
 from adiabatic_ray import config
 from adiabatic_ray.search import space
-from adiabatic_ray.search.space import Config
 from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord
 
 CONSTRAINT = "no_degradation"
@@ -43,7 +42,7 @@ SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20
 class Search(Protocol):
     """Proposes the configurations of a sweep's trials."""
 
-    def propose(self, number: int) -> Config | None:
+    def propose(self, number: int) -> space.Config | None:
         """The configuration of trial `number` (1, 2, ...), or `None` if there is none left to try."""
 
     def resume(self, record: TrialRecord) -> None:
@@ -64,10 +63,10 @@ def create(settings: config.Search, seed: int, trials: int | None) -> Search:
 class ListSearch:
     """Proposes the configurations of a list in order, without those that an earlier run tried."""
 
-    def __init__(self, configs: Iterable[Config]) -> None:
+    def __init__(self, configs: Iterable[space.Config]) -> None:
         self.left = list(configs)
 
-    def propose(self, number: int) -> Config | None:  # noqa: ARG002
+    def propose(self, number: int) -> space.Config | None:  # noqa: ARG002
         return self.left.pop(0) if self.left else None
 
     def resume(self, record: TrialRecord) -> None:
@@ -89,7 +88,7 @@ class ConstrainedSearch:
         self._known: set[str] = set()
         self._open: dict[int, optuna.Trial] = {}
 
-    def propose(self, number: int) -> Config | None:
+    def propose(self, number: int) -> space.Config | None:
         """A configuration that was not proposed before."""
         for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
             self.study.sampler = self._sampler(number, attempt)
@@ -131,7 +130,7 @@ class ConstrainedSearch:
             trial.report(value, step=0)
             self.study.tell(trial, state=state)
 
-    def _opened(self, number: int, trial: optuna.Trial) -> Config:
+    def _opened(self, number: int, trial: optuna.Trial) -> space.Config:
         self._open[number] = trial
         self._known.add(_key(trial.params))
         return dict(trial.params)
@@ -153,7 +152,7 @@ class ConstrainedSearch:
             return _Tpe(self.distributions, seed, self.startup)
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.startup)
 
-    def _untried(self, number: int) -> Config | None:
+    def _untried(self, number: int) -> space.Config | None:
         """A random configuration that was not proposed before. `None` if the space is infinite or exhausted."""
         if self._size is None or self._size <= len(self._known):
             return None

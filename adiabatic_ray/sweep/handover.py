@@ -13,7 +13,6 @@ from adiabatic_ray.model import encoder
 from adiabatic_ray.report import card
 from adiabatic_ray.sweep import lookup
 from adiabatic_ray.sweep.workers import encoder_tasks
-from adiabatic_ray.sweep.workers.encoder_tasks import EncoderTasks
 from adiabatic_ray.trials.layout import ExportFolder, TrialFolder
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best, contenders, ranked
 from adiabatic_ray.trials.store import TrialStore
@@ -25,7 +24,7 @@ def holds(store: TrialStore, winner: TrialRecord) -> bool:
     return stored is not None and json.loads(stored) == json.loads(json.dumps(dataclasses.asdict(winner)))
 
 
-def replace(store: TrialStore, winner: TrialRecord, tasks: EncoderTasks) -> None:
+def replace(store: TrialStore, winner: TrialRecord, tasks: encoder_tasks.EncoderTasks) -> None:
     """Export the winner to the sweep's folder `best`, atomically."""
     trial, text = store.folder.trial(winner.number), card.render(store, winner)
     list(tasks.run(encoder_tasks.export_candidate, trial, winner, text, store.folder.best))

@@ -14,13 +14,10 @@ from adiabatic_ray.data import sources, triplets
 from adiabatic_ray.data.sets import DataSet
 from adiabatic_ray.evaluate import embedded_data
 from adiabatic_ray.evaluate.benchmark import Benchmark
-from adiabatic_ray.evaluate.embedded_data import Data
 from adiabatic_ray.model import encoder, freezing
-from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.search import space
 from adiabatic_ray.sweep import session
 from adiabatic_ray.sweep.cluster import nodes, resources
-from adiabatic_ray.sweep.cluster.resources import Plan
 from adiabatic_ray.train import trial
 
 PROBE_STEPS = 5
@@ -44,7 +41,7 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
         yield _time(sweep, plan, data, model)
 
 
-def _resource_lines(sweep: config.Sweep) -> Generator[str, None, Plan | None]:
+def _resource_lines(sweep: config.Sweep) -> Generator[str, None, resources.Plan | None]:
     plan = None
     try:
         plan = resources.plan(sweep.resources, nodes.reachable(), space.num_trials(sweep))
@@ -60,7 +57,7 @@ def _resource_lines(sweep: config.Sweep) -> Generator[str, None, Plan | None]:
     return plan
 
 
-def _model_lines(sweep: config.Sweep) -> Generator[str, None, Encoder | None]:
+def _model_lines(sweep: config.Sweep) -> Generator[str, None, encoder.Encoder | None]:
     try:
         model = encoder.load(sweep.model)
     except encoder.HubUnreachable:
@@ -76,7 +73,7 @@ def _model_lines(sweep: config.Sweep) -> Generator[str, None, Encoder | None]:
     return model
 
 
-def _data_lines(sweep: config.Sweep) -> Generator[str, None, Data | None]:
+def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data | None]:
     remote = [source.path for source in _sources(sweep) if sources.is_hub_id(source.path)]
     if remote:
         yield f"data on the hub, read when the sweep starts: {', '.join(dict.fromkeys(remote))}"
@@ -92,7 +89,7 @@ def _data_lines(sweep: config.Sweep) -> Generator[str, None, Data | None]:
     return data
 
 
-def _mask_lines(mask: str, model: Encoder) -> Iterator[str]:
+def _mask_lines(mask: str, model: encoder.Encoder) -> Iterator[str]:
     matched = freezing.matches(mask, model.parameters)
     left = freezing.trainable(mask, model.parameters)
     yield f"mask {mask}: trains {_count(model, left):,} of {_count(model, model.parameters):,} parameters"
@@ -101,7 +98,7 @@ def _mask_lines(mask: str, model: Encoder) -> Iterator[str]:
         yield f"  {pattern} freezes {len(names)} tensors, {_count(model, names):,} parameters: {sample}"
 
 
-def _count(model: Encoder, names: Sequence[str] | Mapping[str, torch.Tensor]) -> int:
+def _count(model: encoder.Encoder, names: Sequence[str] | Mapping[str, torch.Tensor]) -> int:
     return sum(model.parameters[name].numel() for name in names)
 
 
@@ -109,7 +106,7 @@ def _sources(sweep: config.Sweep) -> list[config.Source]:
     return [sweep.train.data, *sweep.evaluate.selection.values(), *sweep.evaluate.confirmation.values()]
 
 
-def _sets(data: Data) -> Iterator[tuple[str, str, DataSet]]:
+def _sets(data: embedded_data.Data) -> Iterator[tuple[str, str, DataSet]]:
     yield "train", "", data.train
     for name, dataset in data.selection.items():
         yield "selection", name, dataset
@@ -125,7 +122,7 @@ def _shown(choices: config.Range | list[config.Scalar]) -> str:
     return f"{choices.low:g} to {choices.high:g}{scale}{step}"
 
 
-def _time(sweep: config.Sweep, plan: Plan, data: Data, model: Encoder) -> str:
+def _time(sweep: config.Sweep, plan: resources.Plan, data: embedded_data.Data, model: encoder.Encoder) -> str:
     """Estimate the time from a few steps and texts on this machine, with the space's largest batch and most steps."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(plan.cpus)))
@@ -158,7 +155,7 @@ def _heaviest(sweep: config.Sweep) -> config.Train:
     return config.trial_settings(sweep, values)
 
 
-def _seconds_per_text(model: Encoder, texts: Sequence[str], side: encoder.Side) -> float:
+def _seconds_per_text(model: encoder.Encoder, texts: Sequence[str], side: encoder.Side) -> float:
     sample = list(texts[:: max(1, len(texts) // PROBE_TEXTS)])[:PROBE_TEXTS]
     model.encode(sample[:8], side)  # the first call is slow
     started = time.perf_counter()
@@ -166,7 +163,7 @@ def _seconds_per_text(model: Encoder, texts: Sequence[str], side: encoder.Side) 
     return (time.perf_counter() - started) / len(sample)
 
 
-def _seconds_per_step(model: Encoder, data: Data, settings: config.Train) -> float:
+def _seconds_per_step(model: encoder.Encoder, data: embedded_data.Data, settings: config.Train) -> float:
     """Time a training step. The passages' embeddings are random, which does not change the time."""
     passages = torch.nn.functional.normalize(torch.randn(len(data.train.passages), model.dimension), dim=-1)
     prepared = trial.TrainingData.prepare(data.train, passages, model)

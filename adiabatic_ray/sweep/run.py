@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from adiabatic_ray import config, errors, storage
 from adiabatic_ray.evaluate import embedded_data
-from adiabatic_ray.evaluate.embedded_data import Data
 from adiabatic_ray.report import page
 from adiabatic_ray.search.scheduler import TrialScheduler
 from adiabatic_ray.search.searcher import Search
@@ -17,7 +16,6 @@ from adiabatic_ray.sweep import closing, handover, session, waiting
 from adiabatic_ray.sweep.cluster import connection, nodes, resources, shared_model
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.workers import encoder_tasks
-from adiabatic_ray.sweep.workers.encoder_tasks import EncoderTasks
 from adiabatic_ray.trials.layout import StorageFolder, SweepFolder
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore, exists
@@ -71,7 +69,7 @@ class SweepRun:
         self.trials = trials
         self.console.say(f"{self.sweep.name}: {description}, {self.plan}; results in {self.store.folder.path}")
         waiting.for_place(self.plan, self.console, self.interrupted)
-        self.tasks = EncoderTasks(self.sweep.model, self.plan, here=own and not self.plan.gpus)
+        self.tasks = encoder_tasks.EncoderTasks(self.sweep.model, self.plan, here=own and not self.plan.gpus)
 
     def embed(self) -> None:
         """Embed the frozen documents, and record the untouched encoder as trial 0.
@@ -90,7 +88,7 @@ class SweepRun:
         self.console.clear()
         self.console.untouched(self.store.records[UNTOUCHED], self.sweep.evaluate.selection)
 
-    def with_sets(self, sweep: config.Sweep, data: Data, folder: SweepFolder) -> SweepRun:
+    def with_sets(self, sweep: config.Sweep, data: embedded_data.Data, folder: SweepFolder) -> SweepRun:
         """A copy of this run, on the same cluster, with other settings and data, and with its trials in `folder`."""
         other = copy.copy(self)
         other.sweep, other.data = shared_model.for_all_nodes(sweep), data

@@ -11,8 +11,6 @@ from adiabatic_ray import config, errors
 from adiabatic_ray.data.sets import Ranking, Xnli
 from adiabatic_ray.evaluate import comparison, embedded_data, ranking
 from adiabatic_ray.evaluate.benchmark import Benchmark
-from adiabatic_ray.evaluate.comparison import Comparison
-from adiabatic_ray.evaluate.embedded_data import EmbeddingBuilder
 from adiabatic_ray.model import encoder, export
 from adiabatic_ray.report import figures, heat_maps
 from adiabatic_ray.sweep.console import Console
@@ -92,7 +90,7 @@ def evaluate(
                 console.say(f"drew {figures.save(figure, folder, f'pnd_{name}')[0]}")
 
 
-def _write(compared: Comparison, folder: Path) -> None:
+def _write(compared: comparison.Comparison, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     paired = compared.base is not None
     compared.benchmark.write_discordance(folder / "discordance.csv", compared.measured, paired=paired)
@@ -117,5 +115,5 @@ def cache_folder(sweep: config.Sweep) -> Path:
     return StorageFolder.at(sweep.storage).cache
 
 
-def _builder(sweep: config.Sweep) -> EmbeddingBuilder:
-    return EmbeddingBuilder(encoder.load(sweep.model, encoder.default_device()), cache_folder(sweep))
+def _builder(sweep: config.Sweep) -> embedded_data.EmbeddingBuilder:
+    return embedded_data.EmbeddingBuilder(encoder.load(sweep.model, encoder.default_device()), cache_folder(sweep))

@@ -8,7 +8,6 @@ import time
 from ray.util import placement_group, remove_placement_group
 
 from adiabatic_ray.sweep.cluster import nodes
-from adiabatic_ray.sweep.cluster.nodes import Node
 from adiabatic_ray.sweep.cluster.resources import Plan
 from adiabatic_ray.sweep.console import Console
 
@@ -18,7 +17,7 @@ PATIENCE = 15.0  # seconds that a trial may take to be scheduled and its process
 class Wait:
     """Shows each of a series of waits, once it lasts longer than `patience` seconds."""
 
-    def __init__(self, wanted: Node, console: Console, patience: float = PATIENCE) -> None:
+    def __init__(self, wanted: nodes.Node, console: Console, patience: float = PATIENCE) -> None:
         self._wanted, self._console, self._patience = nodes.shape(wanted), console, patience
         self._began: float | None = None
         self._said = False

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.sweep.cluster import nodes
-from adiabatic_ray.sweep.cluster.nodes import Cluster, Node
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Plan:
     filling_cpus: float  # CPUs of a task that runs while no trial does, such as filling the cache
 
     @property
-    def trial(self) -> Node:
+    def trial(self) -> nodes.Node:
         """The resources of a trial on its node."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
@@ -30,7 +29,7 @@ class Plan:
         return f"{self.concurrent} at a time, each on {nodes.shape(self.trial)}{processes}"
 
 
-def plan(wanted: config.Resources, cluster: Cluster, trials: int) -> Plan:
+def plan(wanted: config.Resources, cluster: nodes.Cluster, trials: int) -> Plan:
     """Fit up to `trials` trials on the nodes that are alive and those that may be added. Each trial runs on one node.
 
     Raises:
@@ -53,7 +52,7 @@ def plan(wanted: config.Resources, cluster: Cluster, trials: int) -> Plan:
     return Plan(cpus, gpus, concurrent, workers, fitting, filling_cpus=cpus if gpus else largest)
 
 
-def _fit(node: Node, cpus: float, gpus: float) -> int:
+def _fit(node: nodes.Node, cpus: float, gpus: float) -> int:
     by_cpu = int(node.get("CPU", 0) / cpus)
     if not gpus:
         return by_cpu
@@ -62,10 +61,10 @@ def _fit(node: Node, cpus: float, gpus: float) -> int:
     return min(by_cpu, on_node * int(1 / gpus) if gpus < 1 else on_node // int(gpus))
 
 
-def _missing(cpus: float, gpus: float, kinds: list[Node]) -> str:
+def _missing(cpus: float, gpus: float, kinds: list[nodes.Node]) -> str:
     """A sentence that says what the closest node lacks."""
 
-    def lacks(node: Node) -> tuple[float, float]:
+    def lacks(node: nodes.Node) -> tuple[float, float]:
         return max(0.0, gpus - node.get("GPU", 0)), max(0.0, cpus - node.get("CPU", 0))
 
     text = f"no node can hold a trial, which needs {cpus:g} CPU and {gpus:g} GPU (`resources`)"

@@ -19,7 +19,6 @@ from adiabatic_ray import config, errors
 from adiabatic_ray.data import cache
 from adiabatic_ray.evaluate.embedded_data import Embed, Texts
 from adiabatic_ray.model import encoder
-from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.sweep.cluster import gpu_memory
 from adiabatic_ray.sweep.cluster.resources import Plan
 
@@ -27,7 +26,7 @@ for _name in ("ray.data", "ray.data._internal"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
-def load(model: config.Model) -> Encoder:
+def load(model: config.Model) -> encoder.Encoder:
     """The encoder on the GPU that Ray assigned to this process, or else on the assigned CPUs. It is loaded once.
 
     Raises:
@@ -40,7 +39,7 @@ def load(model: config.Model) -> Encoder:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(model: config.Model, on_gpu: bool) -> Encoder:
+def _loaded(model: config.Model, on_gpu: bool) -> encoder.Encoder:
     if not on_gpu:
         return encoder.load(model, "cpu")
     share = ray.get_runtime_context().get_assigned_resources()["GPU"]

@@ -15,7 +15,6 @@ from adiabatic_ray import config, errors, storage
 from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet
 from adiabatic_ray.evaluate.embedded_data import Data, EmbeddedData, EmbeddingBuilder, EmbeddingProgress
 from adiabatic_ray.model import checkpoint, displacement, encoder, export, freezing
-from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.search import space
 from adiabatic_ray.sweep.cluster import connection
 from adiabatic_ray.sweep.cluster.resources import Plan
@@ -88,7 +87,7 @@ def _untouched(sweep: config.Sweep, sets: Sequence[EvaluationSet], outcomes: Pat
 
 
 def confirm(
-    model: Encoder, sweep: config.Sweep, embedded: EmbeddedData, candidates: Sequence[tuple[TrialFolder, float]]
+    model: encoder.Encoder, sweep: config.Sweep, embedded: EmbeddedData, candidates: Sequence[tuple[TrialFolder, float]]
 ) -> Iterator[Metrics]:
     """Measure candidates on the confirmation sets, and yield the metrics of each.
 
@@ -107,7 +106,7 @@ def confirm(
 
 
 def export_candidate(
-    model: Encoder, folder: TrialFolder, record: TrialRecord, card: str, target: ExportFolder
+    model: encoder.Encoder, folder: TrialFolder, record: TrialRecord, card: str, target: ExportFolder
 ) -> Iterator[ExportFolder]:
     """Export a trial's candidate, or its whole displacement if it has none, and its record to the folder `target`.
 
@@ -123,7 +122,7 @@ def export_candidate(
     yield target
 
 
-def tuned_weights(model: Encoder, folder: TrialFolder, scale: float) -> dict[str, torch.Tensor]:
+def tuned_weights(model: encoder.Encoder, folder: TrialFolder, scale: float) -> dict[str, torch.Tensor]:
     """A trial's tuned weights by parameter name, with its displacement times `scale`.
 
     Raises:

@@ -16,12 +16,10 @@ from adiabatic_ray import config, errors, storage
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.evaluate.embedded_data import EmbeddedData
 from adiabatic_ray.model import checkpoint
-from adiabatic_ray.model.checkpoint import Checkpoint
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.search.space import Config
 from adiabatic_ray.sweep.cluster import gpu_memory
 from adiabatic_ray.train import trial
-from adiabatic_ray.train.trial import Progress
 from adiabatic_ray.trials.layout import SweepFolder
 from adiabatic_ray.trials.record import Candidate, TrialReport
 
@@ -36,7 +34,7 @@ class TrialRunner:
         self.sweep_folder = SweepFolder(storage.folder(folder))
         self.data = trial.TrainingData.prepare(embedded.train, embedded.train_passages.open(), encoder)
         self.benchmark = Benchmark(embedded.selection, sweep.search.objective, sweep.constraint)
-        self.trial: Generator[Progress[Measurement], None, None] | None = None
+        self.trial: Generator[trial.Progress[Measurement], None, None] | None = None
         gc.freeze()  # later garbage collections then skip the libraries and the shared data
 
     def start(self, number: int, choice: Config) -> None:
@@ -66,7 +64,7 @@ class TrialRunner:
         if self.trial is not None:
             self.trial.close()
 
-    def _run(self, choice: Config) -> Generator[Progress[Measurement], None, None]:
+    def _run(self, choice: Config) -> Generator[trial.Progress[Measurement], None, None]:
         yield from trial.run(
             self.encoder,
             self.data,
@@ -77,7 +75,7 @@ class TrialRunner:
             scales=self.sweep.evaluate.scales,
         )
 
-    def _report(self, progress: Progress[Measurement]) -> TrialReport:
+    def _report(self, progress: trial.Progress[Measurement]) -> TrialReport:
         if progress.measurement is None:
             reason = progress.reason
             if progress.status == "out_of_memory" and self.encoder.device.type == "cuda":
@@ -98,7 +96,7 @@ class TrialRunner:
             harmful=violation.harmful,
         )
 
-    def _write(self, progress: Progress[Measurement], measurement: Measurement) -> None:
+    def _write(self, progress: trial.Progress[Measurement], measurement: Measurement) -> None:
         """Write what a resume or a confirmation needs. The evaluation is reported only after that."""
         assert progress.checkpoint is not None
         assert progress.displacement is not None
@@ -108,7 +106,7 @@ class TrialRunner:
             checkpoint.save(self.folder.checkpoint, progress.checkpoint())
         else:
             tensors = progress.displacement.tensors()
-            checkpoint.save(self.folder.displacement, Checkpoint(tensors, {"step": progress.step}))
+            checkpoint.save(self.folder.displacement, checkpoint.Checkpoint(tensors, {"step": progress.step}))
 
 
 def _candidate(scale: float, measured: Measurement) -> Candidate:
