@@ -8,13 +8,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from adiabatic_ray import config, sweep_file
 from adiabatic_ray.pocket import folder
 from tests import mlflow_server
+
+if TYPE_CHECKING:  # these take seconds to import, and most tests need none of them
+    from moto.server import ThreadedMotoServer
+    from playwright.sync_api import Browser
+
+    from adiabatic_ray.model.encoder import Encoder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _name in ("ADIABATIC_STORAGE", "MLFLOW_TRACKING_URI"):  # of whoever runs the tests
@@ -45,7 +51,7 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def encoder(pocket: Path) -> Any:
+def encoder(pocket: Path) -> Encoder:
     """The pocket encoder. Tests must leave it as it is, which its own invariants see to."""
     from adiabatic_ray.model import encoder
 
@@ -121,18 +127,19 @@ def load_sweep(write_sweep: Callable[..., Path]) -> Callable[..., config.Sweep]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A Ray of two CPUs, shared by the tests of a session."""
+    """A Ray of two CPUs, shared by the tests of a session, and as quiet as one that a sweep starts."""
+    from adiabatic_ray import sweep  # noqa: F401, I001 - sets what Ray reads when it is imported
+    from adiabatic_ray.sweep.cluster import ray_private
     import ray
 
-    from adiabatic_ray import sweep  # noqa: F401 - sets what Ray reads when it is imported
-
+    ray_private.keep_quiet()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield
     ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser() -> Iterator[Browser]:
     """A headless Chromium, where there is one.
 
     Not the session's: playwright keeps an event loop running for as long, beside which no other can run.
@@ -148,7 +155,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[Any]:
+def s3_server() -> Iterator[ThreadedMotoServer]:
     """A server that speaks S3's protocol, on one port for the session: file systems are kept, and know it only."""
     from moto.server import ThreadedMotoServer
 
@@ -159,7 +166,7 @@ def s3_server() -> Iterator[Any]:
 
 
 @pytest.fixture
-def s3(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def s3(s3_server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
     """That server with an empty bucket `bucket`; what it holds outlasts its `stop` and `start`."""
     import boto3
 

@@ -8,16 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.waiting import until
+
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -34,13 +36,17 @@ def running(folder: Path, port: int) -> Iterator[str]:
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, (folder / "server.log").read_text()
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+        return False
+
     try:
-        for _ in range(240):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health") as answer:  # noqa: S310
-                if answer.status == 200:
-                    break
-            time.sleep(0.25)
+        until(answers, f"the MLflow server at {uri}", seconds=120)
         yield uri
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()

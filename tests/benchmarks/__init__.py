@@ -57,9 +57,9 @@ def training_triplets(count: int) -> sets.Triplets:
         path = Path(tempfile.mkdtemp()) / "train.jsonl"
         path.write_text("\n".join(rows))
         source = config.Source(path=str(path))
-    found = sources.load("train", source, seed=0)
-    assert isinstance(found, sets.Triplets)
-    return found
+    triplets = sources.load("train", source, seed=0)
+    assert isinstance(triplets, sets.Triplets)
+    return triplets
 
 
 def premises(count: int) -> sets.Xnli:
@@ -71,6 +71,6 @@ def premises(count: int) -> sets.Xnli:
         folder = Path(tempfile.mkdtemp())
         world.write(folder)
         source = config.Source(path=str(folder / "xnli" / "selection.jsonl"), limit=count)
-    found = sources.load("xnli", source, seed=0)
-    assert isinstance(found, sets.Xnli)
-    return found
+    xnli = sources.load("xnli", source, seed=0)
+    assert isinstance(xnli, sets.Xnli)
+    return xnli

@@ -15,14 +15,13 @@ from adiabatic_ray import config
 from adiabatic_ray.data import sets
 from adiabatic_ray.evaluate import discordance
 from adiabatic_ray.model import encoder
-from adiabatic_ray.train import trial
 from tests.benchmarks import encoder_folder, premises
 
 
 def pair_by_pair(model: encoder.Encoder, data: sets.Xnli) -> torch.Tensor:
     """Outcomes `[n, 2, L, L]`, each pair by itself."""
     languages = range(len(data.languages))
-    found = torch.empty(len(data), 2, len(languages), len(languages), dtype=torch.bool)
+    outcomes = torch.empty(len(data), 2, len(languages), len(languages), dtype=torch.bool)
     for x in languages:
         for y in languages:
             premise = model.encode([data.queries[i] for i in data.premise[:, x]], "query")
@@ -32,13 +31,13 @@ def pair_by_pair(model: encoder.Encoder, data: sets.Xnli) -> torch.Tensor:
             }
             for c, comparison in enumerate(discordance.COMPARISONS):
                 difference = sides["entailment"] - sides[comparison]
-                found[:, c, x, y] = (premise * difference).sum(-1) <= 0
-    return found
+                outcomes[:, c, x, y] = (premise * difference).sum(-1) <= 0
+    return outcomes
 
 
 def main() -> None:
     data = premises(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
-    model = encoder.load(config.Model(name=str(encoder_folder())), trial.default_device())
+    model = encoder.load(config.Model(name=str(encoder_folder())), encoder.default_device())
     table = model.encode(data.passages, "passage")  # in a sweep, read from the cache
     model.encode(data.queries[:50], "query")  # the first call is slow
 

@@ -21,7 +21,8 @@ from adiabatic_ray import config, sweep  # noqa: F401 - `sweep` sets what Ray re
 from adiabatic_ray.data import cache
 from adiabatic_ray.model import encoder
 from adiabatic_ray.pocket import folder
-from adiabatic_ray.sweep import embedding, resources
+from adiabatic_ray.sweep.cluster import resources
+from adiabatic_ray.sweep.workers import encoder_actors
 from tests.benchmarks import pocket_source
 
 PASSAGES, PROCESSES = 1_000_000, 2
@@ -68,12 +69,12 @@ def cmdline(process: psutil.Process) -> list[str]:
         return []
 
 
-def fill(count: int, model: config.Model, layout: resources.Plan, root: Path) -> None:
+def fill(count: int, model: config.Model, plan: resources.Plan, root: Path) -> None:
     texts = passages(count)
     side = encoder.load(model)
     watch, held = Watch(), own_memory(psutil.Process())
     began = time.perf_counter()
-    blocks = (block for _, block in embedding.on_cluster(model, layout)([("passage", texts)]))
+    blocks = (block for _, block in encoder_actors.on_cluster(model, plan)([("passage", texts)]))
     for _ in cache.fill(root, side.fingerprint("passage"), texts, blocks, side.dimension):
         pass
     seconds = time.perf_counter() - began
@@ -91,11 +92,11 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else PASSAGES
     pocket_source("questions/train", 1)
     model = config.Model(name=str(folder.location() / "encoder"))
-    layout = resources.Plan(cpus=1, gpus=0, concurrent=PROCESSES, workers=1, fitting=PROCESSES, filling_cpus=1)
+    plan = resources.Plan(cpus=1, gpus=0, concurrent=PROCESSES, workers=1, fitting=PROCESSES, filling_cpus=1)
     ray.init(address="local", num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with tempfile.TemporaryDirectory() as root:
         for part in (count // 10, count):
-            fill(part, model, layout, Path(root))
+            fill(part, model, plan, Path(root))
     ray.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""What a trial costs beside its work: 1,000 trials that only sleep, by the real driver, searcher, ledger and MLflow.
+"""What a trial costs beside its work: 1,000 trials that only sleep, by the real driver, searcher, store and MLflow.
 
 Prints the overhead per trial and the driver's memory for the first and the last hundred, and MLflow's rows.
 
@@ -26,17 +26,18 @@ from ray import tune
 from adiabatic_ray import config
 from adiabatic_ray.model import checkpoint
 from adiabatic_ray.model.checkpoint import Checkpoint
-from adiabatic_ray.pocket import folder
-from adiabatic_ray.report.ledger import Ledger
-from adiabatic_ray.sweep import driver, tuning
+from adiabatic_ray.pocket import folder as pocket
+from adiabatic_ray.sweep import driver, tune_loop
 from adiabatic_ray.sweep.console import Console
-from adiabatic_ray.sweep.workbench import DISPLACEMENT
+from adiabatic_ray.trials.layout import StorageFolder, SweepFolder
+from adiabatic_ray.trials.record import TrialReport
+from adiabatic_ray.trials.store import TrialStore
 from tests.benchmarks import pocket_source
 
 TRIALS, HUNDRED, SECONDS, AT_ONCE = 1000, 100, 0.05, 2
 
-
-LANGUAGES = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
+# As many as in XNLI; the pocket world's are among them.
+LANGUAGES = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "it", "ru", "sw", "tr", "ur", "vi", "zh"]
 EDGE = 1e-6  # learning rates above it harm
 
 
@@ -44,7 +45,7 @@ class Sleeping(tune.Trainable):  # type: ignore[misc]
     """Stands for a trial: sleeps, and reports as many metrics as one that is measured in 15 languages."""
 
     def setup(self, chosen: dict[str, Any], folder: str, **_: Any) -> None:
-        self.chosen, self.folder = chosen, Path(folder)
+        self.chosen, self.folder = chosen, SweepFolder(Path(folder))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.chosen = new_config
@@ -52,9 +53,9 @@ class Sleeping(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         time.sleep(SECONDS)
-        number, rate = self.chosen["number"], self.chosen["learning_rate"]
+        number, rate = self.chosen["number"], self.chosen["choice"]["learning_rate"]
         nothing = Checkpoint({"embeddings.LayerNorm.bias": torch.zeros(96)}, {"step": 1})
-        checkpoint.save(self.folder / "trials" / f"{number:04d}" / DISPLACEMENT, nothing)
+        checkpoint.save(self.folder.trial(number).displacement, nothing)
         metrics = {"loss": 1.0} | dict.fromkeys((f"displacement/{key}" for key in ("norm", "relative", "max")), 1.0)
         metrics |= {"time/seconds_per_step": SECONDS, "time/evaluation_seconds": SECONDS}
         metrics |= {"pnd/questions": 20.0, "pnd/xnli": 3.0, "improvement/xnli": -1.0, "worst_language": -2.0}
@@ -62,9 +63,7 @@ class Sleeping(tune.Trainable):  # type: ignore[misc]
         metrics |= {"gain": 1e7 * rate, "p_value": 1e-3, "improvement/questions": 1e7 * rate, "p_value/questions": 1e-3}
         metrics |= {"constraint": math.log(rate / EDGE), "feasible": float(rate <= EDGE)}
         metrics |= {"constraint/worst_z": 9.0, "constraint/degradation": 1.0, "constraint/upper": 2.0}
-        report = {"number": number, "status": "complete", "reason": "", "step": 1, "steps": 1}
-        report |= {"metrics": metrics, "worst": "neutral/de/en", "scaled": [], "harmful": False}
-        return {"report": report, "done": True}
+        return {"report": TrialReport(number, "complete", 1, 1, metrics, "neutral/de/en"), "done": True}
 
 
 def sweep_in(storage: str) -> config.Sweep:
@@ -73,7 +72,7 @@ def sweep_in(storage: str) -> config.Sweep:
 
     return config.Sweep(
         name="overhead",
-        model=config.Model(name=str(folder.location() / "encoder")),
+        model=config.Model(name=str(pocket.location() / "encoder")),
         train=config.Train(data=train, steps=1, evaluations=1),
         evaluate=config.Evaluate(
             selection={
@@ -98,26 +97,27 @@ def sweep_in(storage: str) -> config.Sweep:
     )
 
 
-def watch_memory(trials: Path, found: dict[int, float]) -> None:
+def watch_memory(folder: SweepFolder, memory: dict[int, float]) -> None:
     """The driver's memory in MiB whenever another hundred trials have been started."""
     process = psutil.Process()
     while True:
-        started = sum(1 for _ in trials.glob("*/trial.json")) if trials.exists() else 0
-        found.setdefault(started // HUNDRED * HUNDRED, process.memory_info().rss / 2**20)
+        started = sum(1 for _ in folder.path.glob(SweepFolder.TRIALS))
+        memory.setdefault(started // HUNDRED * HUNDRED, process.memory_info().rss / 2**20)
         time.sleep(0.5)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as storage, mock.patch.object(tuning, "QueryTuning", Sleeping):
+    with tempfile.TemporaryDirectory() as storage, mock.patch.object(tune_loop, "QueryTuning", Sleeping):
         sweep = sweep_in(storage)
+        folder = StorageFolder.at(storage).sweep(sweep.name)
         memory: dict[int, float] = {}
-        threading.Thread(target=watch_memory, args=(Path(storage) / sweep.name / "trials", memory), daemon=True).start()
+        threading.Thread(target=watch_memory, args=(folder, memory), daemon=True).start()
         began = time.perf_counter()
         with mock.patch.object(Console, "trial_ended"):
             driver.run(sweep, Console())
         whole = time.perf_counter() - began
-        records = Ledger(Path(storage) / sweep.name).records
-        with sqlite3.connect(f"{storage}/mlflow.db") as store:
+        records = TrialStore(folder.path).records
+        with sqlite3.connect(folder.storage.mlflow_database) as store:
             rows = {
                 table: store.execute(f"select count(*) from {table}").fetchone()[0]  # noqa: S608
                 for table in ("runs", "params", "metrics", "latest_metrics", "tags")

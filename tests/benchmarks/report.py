@@ -11,101 +11,98 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import discordance, outcomes, significance
 from adiabatic_ray.evaluate.outcomes import Outcomes
-from adiabatic_ray.report.ledger import OUTCOMES, Ledger, Point, Record
-from adiabatic_ray.sweep import reporting
+from adiabatic_ray.report import page
+from adiabatic_ray.trials.record import UNTOUCHED, Evaluation, TrialRecord
+from adiabatic_ray.trials.store import TrialStore
 
 LANGUAGES = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
-MASKS = ["none", "embeddings", "embeddings+output.dense.weight"]
-EDGES = dict(zip(MASKS, (1e-6, 3e-6, 1e-5), strict=True))
+EDGES = {"none": 1e-6, "embeddings": 3e-6, "embeddings+output.dense.weight": 1e-5}  # of each freezing mask
+SHAPES = {"xnli": (830, 2, 15, 15), "msmarco": (2000,), "arxiv": (800,)}
+SWEEP = config.Sweep(
+    name="synthetic",
+    model=config.Model(name="synthetic"),
+    train=config.Train(data=config.Source(path="none"), steps=100),
+    evaluate=config.Evaluate(selection={name: config.Source(path="none") for name in ("msmarco", "xnli", "arxiv")}),
+    search=config.Search(
+        objective="msmarco",
+        space={
+            "learning_rate": config.Range(low=1e-8, high=1e-4, log=True),
+            "batch_size": [8, 14, 28, 56],
+            "margin": config.Range(low=0.02, high=0.3),
+            "freeze": [*EDGES],
+        },
+    ),
+    constraint=config.Constraint(data="xnli"),
+    budget=config.Budget(trials=1000),
+)
 
 
-def sweep() -> config.Sweep:
-    return config.Sweep(
-        name="synthetic",
-        model=config.Model(name="synthetic"),
-        train=config.Train(data=config.Source(path="none"), steps=100),
-        evaluate=config.Evaluate(selection={name: config.Source(path="none") for name in ("msmarco", "xnli", "arxiv")}),
-        search=config.Search(
-            objective="msmarco",
-            space={
-                "learning_rate": config.Range(low=1e-8, high=1e-4, log=True),
-                "batch_size": [8, 14, 28, 56],
-                "margin": config.Range(low=0.02, high=0.3),
-                "freeze": [*MASKS],
-            },
-        ),
-        constraint=config.Constraint(data="xnli"),
-        budget=config.Budget(trials=1000),
-    )
-
-
-def synthesise(folder: Path, trials: int) -> Ledger:
+def synthesise(folder: Path, trials: int) -> TrialStore:
     """A sweep whose trials gain with the learning rate, and harm beyond the edge of their mask."""
-    settings = sweep()
-    ledger = Ledger.create(folder, config.resolved(settings))
-    chance = torch.Generator().manual_seed(0)
-    shapes = {"xnli": (830, 2, 15, 15), "msmarco": (2000,), "arxiv": (800,)}
-    base = {name: torch.rand(shape, generator=chance) < 0.25 for name, shape in shapes.items()}
-    draw = np.random.default_rng(0)
+    store = TrialStore.create(folder, SWEEP)
+    chance, draw = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    base = {name: torch.rand(shape, generator=chance) < 0.25 for name, shape in SHAPES.items()}
     for number in range(trials + 1):
-        rate, mask = 10 ** draw.uniform(-8, -4), str(draw.choice(MASKS))
-        gain = 0.0 if number == 0 else 0.3 * min(1.0, rate / 1e-5)
-        harm = 0.05 if number and rate > EDGES[mask] else 0.0
-        tuned = {}
-        for name, before in base.items():
-            luck = torch.rand(before.shape, generator=chance)
-            moved = 0.01 if number else 0.0
-            tuned[name] = torch.where(
-                before, luck >= (moved if name == "xnli" else gain), luck < (harm if name == "xnli" else moved / 5)
-            )
-        found = significance.violation(
-            base["xnli"], tuned["xnli"], ([*discordance.COMPARISONS], LANGUAGES), settings.constraint
-        )
-        metrics = {"constraint": found.value, "constraint/worst_z": found.worst_z, "worst_language": -100 * harm}
-        for name, before in base.items():
-            broken, fixed = int((tuned[name] & ~before).sum()), int((before & ~tuned[name]).sum())
-            metrics[f"improvement/{name}"] = discordance.improvement(int(before.sum()), int(tuned[name].sum()))
-            if name != "xnli":
-                metrics[f"p_value/{name}"] = significance.mcnemar(broken, fixed)
-        metrics |= {"gain": metrics["improvement/msmarco"], "p_value": metrics["p_value/msmarco"]}
-        chosen = {
-            "learning_rate": rate,
+        chosen: dict[str, config.Scalar] = {
+            "learning_rate": 10 ** draw.uniform(-8, -4),
+            "freeze": str(draw.choice([*EDGES])),
             "batch_size": int(draw.choice([8, 14, 28, 56])),
             "margin": draw.uniform(0.02, 0.3),
-            "freeze": mask,
         }
-        ledger.put(
-            Record(
-                number,
-                chosen if number else {},
-                "complete",
-                "",
-                1.0 * number,
-                2.0 + number,
-                (Point(100, 2.0, metrics),),
-                found.worst,
-            )
-        )
-        outcomes.save(ledger.trial_folder(number) / OUTCOMES, Outcomes({1.0: tuned}, {"xnli": LANGUAGES}))
-    return ledger
+        chosen = chosen if number != UNTOUCHED else {}
+        tuned = encoder(base, chosen, chance) if chosen else base
+        metrics, worst = measured(base, tuned)
+        points = (Evaluation(100, 2.0, metrics),)
+        store.put(TrialRecord(number, chosen, "complete", "", 1.0 * number, 2.0 + number, points, worst))
+        outcomes.save(store.folder.trial(number).outcomes, Outcomes({1.0: tuned}, {"xnli": LANGUAGES}))
+    return store
+
+
+def encoder(
+    base: Mapping[str, Tensor], chosen: Mapping[str, config.Scalar], chance: torch.Generator
+) -> dict[str, Tensor]:
+    """The outcomes of an encoder that was trained with these choices."""
+    rate = float(chosen["learning_rate"])
+    gain, harm = 0.3 * min(1.0, rate / 1e-5), 0.05 if rate > EDGES[str(chosen["freeze"])] else 0.0
+    tuned = {}
+    for name, before in base.items():
+        luck = torch.rand(before.shape, generator=chance)
+        fixed, broken = (0.01, harm) if name == "xnli" else (gain, 0.002)
+        tuned[name] = torch.where(before, luck >= fixed, luck < broken)
+    return tuned
+
+
+def measured(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> tuple[dict[str, float], str]:
+    """The metrics of these outcomes, and the worst pair."""
+    names = ([*discordance.COMPARISONS], LANGUAGES)
+    violation = significance.violation(base["xnli"], tuned["xnli"], names, SWEEP.constraint)
+    metrics = {"constraint": violation.value, "constraint/worst_z": violation.worst_z}
+    for name, before in base.items():
+        broken, fixed = int((tuned[name] & ~before).sum()), int((before & ~tuned[name]).sum())
+        metrics[f"improvement/{name}"] = discordance.improvement(int(before.sum()), int(tuned[name].sum()))
+        if name != "xnli":
+            metrics[f"p_value/{name}"] = significance.mcnemar(broken, fixed)
+    metrics |= {"gain": metrics["improvement/msmarco"], "p_value": metrics["p_value/msmarco"]}
+    return metrics | {"worst_language": metrics["improvement/xnli"]}, violation.worst
 
 
 def main(trials: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        ledger = synthesise(Path(scratch) / "synthetic", trials)
+        store = synthesise(Path(scratch) / "synthetic", trials)
         started = time.perf_counter()
-        paths = reporting.write(Ledger(ledger.folder))
+        report, *_ = page.write(TrialStore(store.folder.path))
         seconds = time.perf_counter() - started
-        page = next(path for path in paths if path.name == "report.html")
-        print(f"{trials} trials: {seconds:.1f} s (at most 30), page {page.stat().st_size / 1e6:.2f} MB (at most 10)")
+        print(f"{trials} trials: {seconds:.1f} s (at most 30), page {report.stat().st_size / 1e6:.2f} MB (at most 10)")
 
 
 if __name__ == "__main__":

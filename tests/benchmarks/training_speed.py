@@ -83,7 +83,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     folder = encoder_folder()
     data = training_triplets(BATCH * STEPS)
-    device = trial.default_device()
+    device = encoder.default_device()
     model = encoder.load(config.Model(name=str(folder)), device)
     passages = torch.nn.functional.normalize(torch.randn(len(data.passages), model.dimension), dim=-1)
     prepared = trial.TrainingData.prepare(data, passages, model)
@@ -100,8 +100,8 @@ def main() -> None:
     base = statistics.median(seconds["stock"])
     print(f"{'stock sentence-transformers triplet trainer':45} {1000 * base:7.0f} ms a step")
     for mask in masks:
-        found = statistics.median(seconds[mask])
-        print(f"{'trial, frozen: ' + mask:45} {1000 * found:7.0f} ms a step  {base / found:5.1f} times as fast")
+        of_ours = statistics.median(seconds[mask])
+        print(f"{'trial, frozen: ' + mask:45} {1000 * of_ours:7.0f} ms a step  {base / of_ours:5.1f} times as fast")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
-from pathlib import Path
 
 from adiabatic_ray import config
-from adiabatic_ray.report.ledger import Ledger, Record
 from adiabatic_ray.sweep import driver
 from adiabatic_ray.sweep.console import Console
+from adiabatic_ray.trials.layout import StorageFolder
+from adiabatic_ray.trials.record import TrialRecord
+from adiabatic_ray.trials.store import TrialStore
 from tests.benchmarks import encoder_folder, pocket_source
 
 
-def first_step(record: Record) -> float:
+def first_step(record: TrialRecord) -> float:
     """When a trial took its first step: its first report, less the time of training and evaluation before it."""
     point = record.points[0]
     spent = point.metrics["time/seconds_per_step"] * point.step + point.metrics["time/evaluation_seconds"]
@@ -25,7 +26,6 @@ def first_step(record: Record) -> float:
 
 
 def main() -> None:
-
     with tempfile.TemporaryDirectory() as storage:
         sweep = config.Sweep(
             name="turnaround",
@@ -44,8 +44,8 @@ def main() -> None:
             storage=storage,
         )
         driver.run(sweep, Console())
-        ledger = Ledger(Path(storage) / sweep.name)
-    trials = [record for number, record in sorted(ledger.records.items()) if number]
+        store = TrialStore(StorageFolder.at(storage).sweep(sweep.name).path)
+    trials = [record for number, record in sorted(store.records.items()) if number]
     gaps = [first_step(b) - (a.finished or 0.0) for a, b in itertools.pairwise(trials)]
     start = first_step(trials[0]) - trials[0].started
     print(f"the slot's first trial, from its proposal to its first step: {start:.1f} s")

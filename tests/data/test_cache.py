@@ -6,10 +6,9 @@ import json
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,15 @@ import torch
 
 from adiabatic_ray import storage
 from adiabatic_ray.data import cache
+from tests.generators import drain
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
+    from moto.server import ThreadedMotoServer
+
+    Counter = Synchronized[int]
 
 TEXTS = [f"text {i}" for i in range(10)]
 
@@ -29,13 +37,8 @@ def fill(
     root: Path, texts: Sequence[str] = TEXTS, fingerprint: str = "model", encode: Callable[..., torch.Tensor] = embed
 ) -> tuple[cache.Table, list[cache.Progress]]:
     """The table, and the progress that was made; none where the cache had it."""
-    filling = cache.fill(root, fingerprint, texts, map(encode, cache.chunks(texts)), 2)
-    seen: list[cache.Progress] = []
-    while True:
-        try:
-            seen.append(next(filling))
-        except StopIteration as done:
-            return done.value, seen
+    seen, table = drain(cache.fill(root, fingerprint, texts, map(encode, cache.chunks(texts)), 2))
+    return table, seen
 
 
 def test_second_fill_computes_nothing(tmp_path: Path) -> None:
@@ -53,7 +56,7 @@ def test_texts_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(table.open(), embed(TEXTS))
 
 
-def test_a_table_in_an_object_store(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_a_table_in_an_object_store(s3: ThreadedMotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     root = storage.folder("s3://bucket/cache")
     for node in ("one", "two"):  # each has a disk of its own
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / node))
@@ -141,37 +144,57 @@ def test_interrupted_fill_leaves_nothing_to_find(tmp_path: Path) -> None:
     assert torch.equal(fill(tmp_path)[0].open(), embed(TEXTS))
 
 
-def slow_fill(root: Path, log: Path) -> None:
+def fill_in_a_crowd(root: Path, log: Path, arrived: Counter, crowd: int) -> None:
+    """Fill a table in a process of its own; whoever embeds waits until all of the crowd want the lock."""
+    lock = storage.lock
+
+    def announced(*arguments: Any, **options: Any) -> Any:
+        with arrived.get_lock():
+            arrived.value += 1
+        return lock(*arguments, **options)
+
     def encode(texts: Sequence[str]) -> torch.Tensor:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        time.sleep(0.5)
+        until(lambda: arrived.value == crowd, "all processes to want the table's lock")
         return embed(texts)
+
+    storage.lock = announced
+    fill(root, encode=encode)
+
+
+def fill_without_end(root: Path, log: Path) -> None:
+    """Fill a table in a process of its own that never comes to the end."""
+
+    def encode(_: Sequence[str]) -> torch.Tensor:
+        log.touch()
+        signal.pause()
+        raise AssertionError("the process was to be killed")
 
     fill(root, encode=encode)
 
 
 def test_processes_at_once_embed_once(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log, crowd = tmp_path / "log", 4
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=slow_fill, args=(tmp_path / "root", log)) for _ in range(4)]
+    arguments = (tmp_path / "root", log, context.Value("i", 0), crowd)
+    workers = [context.Process(target=fill_in_a_crowd, args=arguments) for _ in range(crowd)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join()
+        worker.join(120)
         assert worker.exitcode == 0
     assert len(log.read_text().splitlines()) == 1
 
 
 def test_killed_process_gives_up_its_lock(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    worker = multiprocessing.get_context("fork").Process(target=slow_fill, args=(tmp_path / "root", log))
+    worker = multiprocessing.get_context("fork").Process(target=fill_without_end, args=(tmp_path / "root", log))
     worker.start()
-    while not log.exists():
-        time.sleep(0.01)
-    assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.join()
+    until(log.exists, "the process to embed")
+    worker.kill()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
     assert torch.equal(fill(tmp_path / "root")[0].open(), embed(TEXTS))
 
 

@@ -1,10 +1,11 @@
-"""Reading every layout that users bring, and saying what is wrong with the rest."""
+"""Every layout that users bring is read, and an error says what is wrong with the rest."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import pandas as pd
 import pytest
@@ -12,15 +13,32 @@ import pytest
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sets, sources
 
+Kind = TypeVar("Kind", sets.Triplets, sets.Xnli, sets.Ranking)
+
 ROWS = [{"query": f"q{i}", "positive": f"p{i}", "negative": f"n{i}"} for i in range(4)]
 
 
-def load(path: Path | str, seed: int = 0, **source: Any) -> Any:
-    return sources.load("mine", config.Source(path=str(path), **source), seed)
+def load(path: Path | str, kind: type[Kind], seed: int = 0, **settings: Any) -> Kind:
+    """Load a source, which must be of this kind; `settings` are the other fields of `config.Source`."""
+    data = sources.load("mine", config.Source(path=str(path), **settings), seed)
+    assert isinstance(data, kind)
+    return data
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Rows in the format of the file's ending."""
+def load_triplets(path: Path | str, seed: int = 0, **settings: Any) -> sets.Triplets:
+    return load(path, sets.Triplets, seed, **settings)
+
+
+def load_xnli(path: Path | str, seed: int = 0, **settings: Any) -> sets.Xnli:
+    return load(path, sets.Xnli, seed, **settings)
+
+
+def load_ranking(path: Path | str) -> sets.Ranking:
+    return load(path, sets.Ranking)
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write rows in the format of the file's ending."""
     frame = pd.DataFrame(rows)
     if path.suffix == ".parquet":
         frame.to_parquet(path)
@@ -36,18 +54,15 @@ def triplets_of(data: sets.Triplets) -> list[tuple[str, str, str]]:
     return [(data.queries[q], data.passages[p], data.passages[n]) for q, p, n in rows]
 
 
-# ---- triplets ----
-
-
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv", "tsv"])
 def test_triplets_in_every_format(tmp_path: Path, ending: str) -> None:
-    data = load(write(tmp_path / f"t.{ending}", ROWS))
+    data = load_triplets(write(tmp_path / f"t.{ending}", ROWS))
     assert triplets_of(data) == [("q0", "p0", "n0"), ("q1", "p1", "n1"), ("q2", "p2", "n2"), ("q3", "p3", "n3")]
 
 
 def test_repeated_texts_are_held_once(tmp_path: Path) -> None:
     rows = [{"query": "q", "positive": "p", "negative": "n"}, {"query": "q", "positive": "n", "negative": "p"}]
-    data = load(write(tmp_path / "t.jsonl", rows))
+    data = load_triplets(write(tmp_path / "t.jsonl", rows))
     assert (data.queries, data.passages) == (["q"], ["p", "n"])
     assert triplets_of(data) == [("q", "p", "n"), ("q", "n", "p")]
 
@@ -55,30 +70,30 @@ def test_repeated_texts_are_held_once(tmp_path: Path) -> None:
 def test_column_names_of_the_users_own(tmp_path: Path) -> None:
     rows = [{"frage": "q", "richtig": "p", "falsch": "n"}]
     columns = {"query": "frage", "positive": "richtig", "negative": "falsch"}
-    assert triplets_of(load(write(tmp_path / "t.csv", rows), columns=columns)) == [("q", "p", "n")]
+    assert triplets_of(load_triplets(write(tmp_path / "t.csv", rows), columns=columns)) == [("q", "p", "n")]
 
 
 def test_tab_separated_texts_may_hold_bare_quotes(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_text('query\tpositive\tnegative\n5" pipe\tsays "so\tnone\n')
-    assert triplets_of(load(path)) == [('5" pipe', 'says "so', "none")]
+    assert triplets_of(load_triplets(path)) == [('5" pipe', 'says "so', "none")]
 
 
 def test_words_that_look_like_missing_values_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("query,positive,negative\nNA,null,nan\n12,3.0,true\n")
-    assert triplets_of(load(path)) == [("NA", "null", "nan"), ("12", "3.0", "true")]
+    assert triplets_of(load_triplets(path)) == [("NA", "null", "nan"), ("12", "3.0", "true")]
 
 
 def test_hub_layout_in_a_folder_with_splits_and_slices(tmp_path: Path) -> None:
     write(tmp_path / "train-00000-of-00001.parquet", ROWS)
     write(tmp_path / "dev-00000-of-00001.parquet", ROWS[:2])
-    assert len(load(tmp_path, split="train[:50%]")) == 2
-    assert triplets_of(load(tmp_path, split="validation[1:]")) == [("q1", "p1", "n1")]
+    assert len(load_triplets(tmp_path, split="train[:50%]")) == 2
+    assert triplets_of(load_triplets(tmp_path, split="validation[1:]")) == [("q1", "p1", "n1")]
     with pytest.raises(errors.DataError, match=r"has the splits \['train', 'validation'\]; choose one with `split`"):
-        load(tmp_path)
+        load_triplets(tmp_path)
     with pytest.raises(errors.DataError, match=r'Unknown split "test"'):
-        load(tmp_path, split="test")
+        load_triplets(tmp_path, split="test")
 
 
 def test_hub_layout_of_ids_beside_queries_and_corpus(tmp_path: Path) -> None:
@@ -97,22 +112,25 @@ def test_hub_layout_of_ids_beside_queries_and_corpus(tmp_path: Path) -> None:
         write(tmp_path / name / "train-0.parquet", rows)
         lines += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}/train-*"]
     (tmp_path / "README.md").write_text("\n".join([*lines, "---", ""]))
-    data = load(tmp_path, name="triplets", split="train")
+    data = load_triplets(tmp_path, name="triplets", split="train")
     assert triplets_of(data) == [("seven", "one", "two")]
     assert data.dropped == {"an empty or missing `negative`": 1}
 
 
 def test_limit_draws_at_random_with_the_seed(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", [{"query": f"q{i}", "positive": "p", "negative": "n"} for i in range(100)])
-    drawn = [load(path, seed=seed, limit=10).queries for seed in (0, 0, 1)]
+    drawn = [load_triplets(path, seed=seed, limit=10).queries for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(drawn[0]) == 10
     assert drawn[0] != [f"q{i}" for i in range(10)]
 
 
 def test_empty_and_missing_texts_are_counted(tmp_path: Path) -> None:
-    bad = [{"query": " ", "positive": "p", "negative": "n"}, {"query": "q", "positive": "p", "negative": None}]
-    data = load(write(tmp_path / "t.jsonl", [*ROWS, *bad, bad[1]]))
+    bad: list[dict[str, str | None]] = [
+        {"query": " ", "positive": "p", "negative": "n"},
+        {"query": "q", "positive": "p", "negative": None},
+    ]
+    data = load_triplets(write(tmp_path / "t.jsonl", [*ROWS, *bad, bad[1]]))
     assert len(data) == 4
     assert data.dropped == {"an empty or missing `query`": 1, "an empty or missing `negative`": 2}
 
@@ -139,28 +157,38 @@ def test_empty_and_missing_texts_are_counted(tmp_path: Path) -> None:
 def test_unusable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(errors.DataError, match=message) as failure:
-        load(tmp_path / name)
+        load_triplets(tmp_path / name)
     assert str(failure.value).startswith("mine: ")
 
 
 def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
     (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbfquery,positive,negative\na,b,c\n")
-    assert load(tmp_path / "bom.csv").queries == ["a"]
+    assert load_triplets(tmp_path / "bom.csv").queries == ["a"]
 
 
 def test_paths_that_are_nowhere(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match=r"none.csv does not exist"):
-        load(tmp_path / "none.csv")
+        load_triplets(tmp_path / "none.csv")
     with pytest.raises(errors.DataError, match=r"justaname does not exist, and is no hub id, which would have the"):
-        load("justaname")
+        load_triplets("justaname")
     assert sources.is_hub_id("facebook/xnli")
     assert not any(map(sources.is_hub_id, ["./xnli", "data/x.csv", "/data/xnli", "a/b/c", str(tmp_path)]))
 
 
-# ---- XNLI ----
+class Hypothesis(TypedDict):
+    language: list[str]
+    translation: list[str]
 
 
-def xnli_rows(premise: str, labels: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, Any]]:
+class Pair(TypedDict):
+    """A row of `facebook/xnli`, `all_languages`."""
+
+    premise: dict[str, str] | None
+    hypothesis: Hypothesis | None
+    label: int
+
+
+def xnli_rows(premise: str, labels: tuple[int, ...] = (0, 1, 2)) -> list[Pair]:
     return [
         {
             "premise": {"de": f"{premise} de", "en": f"{premise} en"},
@@ -172,28 +200,28 @@ def xnli_rows(premise: str, labels: tuple[int, ...] = (0, 1, 2)) -> list[dict[st
 
 
 def test_xnli_groups_rows_by_premise(tmp_path: Path) -> None:
-    data = load(write(tmp_path / "x.jsonl", [*xnli_rows("a", (2, 0, 1)), *xnli_rows("b")]))
+    data = load_xnli(write(tmp_path / "x.jsonl", [*xnli_rows("a", (2, 0, 1)), *xnli_rows("b")]))
     assert data.languages == ["de", "en"]
     assert [[data.queries[i] for i in row] for row in data.premise] == [["a de", "a en"], ["b de", "b en"]]
     for label, name in enumerate(("entailment", "neutral", "contradiction")):
-        found = [[data.passages[i] for i in row] for row in getattr(data, name)]
-        assert found == [[f"a {label} de", f"a {label} en"], [f"b {label} de", f"b {label} en"]]
+        texts = [[data.passages[i] for i in row] for row in getattr(data, name)]
+        assert texts == [[f"a {label} de", f"a {label} en"], [f"b {label} de", f"b {label} en"]]
 
 
 def test_xnli_in_chosen_languages_and_premises(tmp_path: Path) -> None:
     rows = [row for premise in "abcdefgh" for row in xnli_rows(premise)]
-    data = load(write(tmp_path / "x.jsonl", rows), languages=["en"], limit=3)
+    data = load_xnli(write(tmp_path / "x.jsonl", rows), languages=["en"], limit=3)
     assert data.premise.shape == (3, 1)
     with pytest.raises(errors.DataError, match=r"lacks the languages \['fr'\]; it has \['de', 'en'\]"):
-        load(tmp_path / "x.jsonl", languages=["en", "fr"])
+        load_xnli(tmp_path / "x.jsonl", languages=["en", "fr"])
 
 
 def test_xnli_drops_are_counted(tmp_path: Path) -> None:
     missing = xnli_rows("c")
-    missing[0]["hypothesis"]["translation"][1] = ""
-    unlabelled = [{**xnli_rows("d")[0], "label": -1}]
-    rows = [*xnli_rows("a"), *xnli_rows("b", (0, 1)), *missing, *unlabelled, xnli_rows("a")[0]]
-    data = load(write(tmp_path / "x.jsonl", rows))
+    missing[0]["hypothesis"] = {"language": ["en", "de"], "translation": ["c 0 en", ""]}
+    unlabelled: Pair = {**xnli_rows("d")[0], "label": -1}
+    rows = [*xnli_rows("a"), *xnli_rows("b", (0, 1)), *missing, unlabelled, xnli_rows("a")[0]]
+    data = load_xnli(write(tmp_path / "x.jsonl", rows))
     assert len(data) == 1
     assert data.dropped == {
         "a label other than 0, 1 and 2": 1,
@@ -203,39 +231,70 @@ def test_xnli_drops_are_counted(tmp_path: Path) -> None:
     }
 
 
+def test_xnli_keeps_the_order_of_its_premises(tmp_path: Path) -> None:
+    """Premises come in the order of their first pair that has a label."""
+    pairs = [pair for premise in "zyx" for pair in xnli_rows(premise)]
+    unlabelled: Pair = {**xnli_rows("a")[0], "label": -1}
+    without_premise: list[Pair] = [{**pair, "premise": None} for pair in xnli_rows("b")]
+    without_hypothesis: Pair = {**xnli_rows("x")[1], "hypothesis": None}  # the second of its label
+    rows = [unlabelled, *without_premise, pairs[0], *pairs[:2:-1], *pairs[1:3], *xnli_rows("a"), without_hypothesis]
+    data = load_xnli(write(tmp_path / "x.jsonl", rows))
+    assert data.queries == [f"{premise} {language}" for premise in "zxya" for language in ("de", "en")]
+    passages = [f"{p} {label} {language}" for p in "zxya" for label in range(3) for language in ("de", "en")]
+    assert data.passages == passages
+    assert data.premise.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert data.contradiction.tolist() == [[4, 5], [10, 11], [16, 17], [22, 23]]
+    assert data.dropped == {
+        "a label other than 0, 1 and 2": 1,
+        "a second hypothesis of the same label": 1,
+        "a text missing in one of the languages": 3,
+    }
+
+
+def test_xnli_tells_premises_apart_by_language(tmp_path: Path) -> None:
+    """Texts that differ only in where a line ends are two premises, of which each lacks a hypothesis here."""
+    pairs = xnli_rows("a")
+    pairs[0]["premise"] = pairs[1]["premise"] = {"de": "x\ny", "en": "z"}
+    pairs[2]["premise"] = {"de": "x", "en": "y\nz"}
+    data = load_xnli(write(tmp_path / "x.jsonl", [*pairs, *xnli_rows("b")]))
+    assert data.queries == ["b de", "b en"]
+    assert data.dropped == {"a premise that lacks one of its three hypotheses": 3}
+
+
 def test_xnli_one_row_a_language(tmp_path: Path) -> None:
     """The layout of XNLI's own TSV files."""
     labels = ("neutral", "contradiction", "entailment")
     rows = [
         {"language": x, "gold_label": label, "sentence1": f"{p} {x}", "sentence2": f"{p} {label} {x}", "promptID": i}
         for x in ("en", "de")
-        for i, p in enumerate("ab")
+        for i, p in ((8, "a"), (3, "b"))
         for label in labels
     ]
     columns = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label", "id": "promptID"}
-    data = load(write(tmp_path / "x.tsv", rows), columns=columns)
+    data = load_xnli(write(tmp_path / "x.tsv", rows), columns=columns)
     assert data.languages == ["de", "en"]
     assert [[data.queries[i] for i in row] for row in data.premise] == [["a de", "a en"], ["b de", "b en"]]
     for label in labels:
-        found = [[data.passages[i] for i in row] for row in getattr(data, label)]
-        assert found == [[f"a {label} de", f"a {label} en"], [f"b {label} de", f"b {label} en"]]
-    # A language is guarded also where the first row lacks it; what lacks one is counted, and does not go unsaid.
-    lacking = [row for row in rows if row["language"] == "en" or row["promptID"] == 1]
-    found = load(write(tmp_path / "z.tsv", lacking), columns=columns)
-    assert (found.languages, len(found)) == (["de", "en"], 1)
-    assert found.dropped == {"a text missing in one of the languages": 3}
+        texts = [[data.passages[i] for i in row] for row in getattr(data, label)]
+        assert texts == [[f"a {label} de", f"a {label} en"], [f"b {label} de", f"b {label} en"]]
+    # A language counts as present where only some premises have it; the others are dropped, and counted.
+    lacking = [row for row in rows if row["language"] == "en" or row["promptID"] == 3]
+    data = load_xnli(write(tmp_path / "z.tsv", lacking), columns=columns)
+    assert (data.languages, len(data)) == (["de", "en"], 1)
+    assert data.dropped == {"a text missing in one of the languages": 3}
+    # Annotators did not agree on some pairs; several of them may share an id.
+    undecided = [row | {"gold_label": "-", "promptID": 5} for row in rows]
+    data = load_xnli(write(tmp_path / "u.tsv", [*undecided, *rows]), columns=columns)
+    assert (len(data), data.dropped) == (2, {"a label other than 0, 1 and 2": 1})
     write(tmp_path / "y.tsv", [row | {"promptID": 0} for row in rows])
     with pytest.raises(errors.DataError, match=r"two pairs of the label 'neutral' in en under the id 0"):
-        load(tmp_path / "y.tsv", columns=columns)
+        load_xnli(tmp_path / "y.tsv", columns=columns)
 
 
 def test_xnli_of_one_language_is_refused(tmp_path: Path) -> None:
     rows = [{"premise": "a", "hypothesis": "b", "label": 0}]
     with pytest.raises(errors.DataError, match=r"holds one language; expected premises in several"):
-        load(write(tmp_path / "x.jsonl", rows))
-
-
-# ---- BEIR ----
+        load_xnli(write(tmp_path / "x.jsonl", rows))
 
 
 def beir(folder: Path, *, nested: bool = False, ending: str = "jsonl") -> Path:
@@ -255,7 +314,7 @@ def beir(folder: Path, *, nested: bool = False, ending: str = "jsonl") -> Path:
 
 @pytest.mark.parametrize(("nested", "ending"), [(True, "jsonl"), (False, "parquet")])
 def test_beir_folder(tmp_path: Path, nested: bool, ending: str) -> None:
-    data = load(beir(tmp_path / "b", nested=nested, ending=ending))
+    data = load_ranking(beir(tmp_path / "b", nested=nested, ending=ending))
     assert isinstance(data, sets.Ranking)
     assert (data.queries, data.passages) == (["first", "second"], ["T one", "two"])
     assert data.judgements == [{0: 2, 1: 0}, {0: 1}]
@@ -265,27 +324,24 @@ def test_beir_folder(tmp_path: Path, nested: bool, ending: str) -> None:
 def test_beir_faults(tmp_path: Path) -> None:
     folder = beir(tmp_path / "b")
     write(folder / "qrels.jsonl", [{"query-id": "q1", "corpus-id": d, "score": 1} for d in ("d1", "d9")])
-    data = load(folder)
+    data = load_ranking(folder)
     assert data.dropped == {"a judgement of an unknown passage": 1, "a query without a relevant passage": 1}
     twice = [{"query-id": "q1", "corpus-id": "d1", "score": score} for score in ("1.0", "2.0")]
     write(folder / "qrels.jsonl", twice)
-    assert load(folder).judgements == [{0: 1}]
-    assert load(folder).dropped["a second judgement of the same pair"] == 1
+    assert load_ranking(folder).judgements == [{0: 1}]
+    assert load_ranking(folder).dropped["a second judgement of the same pair"] == 1
     write(folder / "corpus.jsonl", [{"_id": "d1", "text": "one"}, {"_id": "d1", "text": "uno"}])
     with pytest.raises(errors.DataError, match=r"two different texts under the id 'd1'; ids must be unique"):
-        load(folder)
+        load_ranking(folder)
     write(folder / "corpus.jsonl", [{"_id": "d1", "text": "one"}, {"_id": "d1", "text": "one"}])
-    assert load(folder).dropped["an id and text given twice in `corpus`"] == 1
+    assert load_ranking(folder).dropped["an id and text given twice in `corpus`"] == 1
     (folder / "queries.jsonl").unlink()
     with pytest.raises(errors.DataError, match=r"looks like a BEIR folder but lacks `queries`"):
-        load(folder)
-
-
-# ---- real data ----
+        load_ranking(folder)
 
 
 def test_real_layouts(real_data: Path) -> None:
-    assert len(load(real_data / "msmarco", split="train")) == 11_992
-    assert len(load(real_data / "xnli", name="all_languages", split="test")) == 1_670
-    assert len(load(real_data / "arxiv")) == 6_000
-    assert len(load(real_data / "dl19")) == 43
+    assert len(load_triplets(real_data / "msmarco", split="train")) == 11_992
+    assert len(load_xnli(real_data / "xnli", name="all_languages", split="test")) == 1_670
+    assert len(load_triplets(real_data / "arxiv")) == 6_000
+    assert len(load_ranking(real_data / "dl19")) == 43

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,8 @@ import torch
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import cache, sets
 from adiabatic_ray.evaluate import benchmark
-from adiabatic_ray.evaluate.benchmark import Benchmark, Part
+from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet
+from tests.generators import drain
 
 
 def embed(texts: Sequence[str], shift: float = 0.0) -> torch.Tensor:
@@ -23,20 +23,15 @@ def embed(texts: Sequence[str], shift: float = 0.0) -> torch.Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
-def part(root: Path, data: sets.DataSet) -> Part:
+def evaluation_set(root: Path, data: sets.DataSet) -> EvaluationSet:
     def table(texts: Sequence[str]) -> cache.Table:
-        filling = cache.fill(root, "model", texts, [embed(texts)], 2)
-        while True:
-            try:
-                next(filling)
-            except StopIteration as done:
-                return done.value
+        return drain(cache.fill(root, "model", texts, [embed(texts)], 2))[1]
 
-    return Part(sets.without_passages(data), table(data.passages), table(data.queries))
+    return EvaluationSet(sets.without_passages(data), table(data.passages), table(data.queries))
 
 
 @pytest.fixture
-def data() -> dict[str, Any]:
+def data() -> dict[str, sets.DataSet]:
     rng = np.random.default_rng(0)
     queries, passages = [str(x) for x in rng.normal(size=30)], [str(x) for x in rng.normal(size=60)]
 
@@ -72,18 +67,18 @@ def data() -> dict[str, Any]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, data: dict[str, Any]) -> Benchmark:
-    return Benchmark([part(tmp_path, d) for d in data.values()], "t", config.Constraint(data="x"))
+def bench(tmp_path: Path, data: dict[str, sets.DataSet]) -> Benchmark:
+    return Benchmark([evaluation_set(tmp_path, d) for d in data.values()], "t", config.Constraint(data="x"))
 
 
 def test_untouched_encoder_gains_and_harms_nothing(bench: Benchmark) -> None:
-    for found in (bench.untouched(), bench.measure(embed)):
-        assert found.metrics["gain"] == 0.0
-        assert found.metrics["p_value"] == 1.0
-        assert found.metrics["constraint"] == -1.0
-        assert found.metrics["feasible"] == 1.0
-        assert found.metrics["ndcg_at_10_change/r"] == 0.0
-        assert found.metrics["worst_language"] == 0.0
+    for measured in (bench.untouched(), bench.measure(embed)):
+        assert measured.metrics["gain"] == 0.0
+        assert measured.metrics["p_value"] == 1.0
+        assert measured.metrics["constraint"] == -1.0
+        assert measured.metrics["feasible"] == 1.0
+        assert measured.metrics["ndcg_at_10_change/r"] == 0.0
+        assert measured.metrics["worst_language"] == 0.0
 
 
 def test_a_tuned_encoder_is_measured_against_the_untouched(bench: Benchmark) -> None:
@@ -100,15 +95,15 @@ def test_a_tuned_encoder_is_measured_against_the_untouched(bench: Benchmark) -> 
     assert tuned.metrics["constraint"] == tuned.violation.value
 
 
-def test_triplets_can_be_guarded_too(tmp_path: Path, data: dict[str, Any]) -> None:
-    bench = Benchmark([part(tmp_path, data["t"])], "t", config.Constraint(data="t"))
-    found = bench.measure(lambda texts: embed(texts, shift=0.8))
-    assert found.violation is not None
-    assert found.violation.worst == "negative/t/t"
-    assert found.metrics["worst_language"] == found.metrics["gain"]
+def test_triplets_can_be_guarded_too(tmp_path: Path, data: dict[str, sets.DataSet]) -> None:
+    bench = Benchmark([evaluation_set(tmp_path, data["t"])], "t", config.Constraint(data="t"))
+    tuned = bench.measure(lambda texts: embed(texts, shift=0.8))
+    assert tuned.violation is not None
+    assert tuned.violation.worst == "negative/t/t"
+    assert tuned.metrics["worst_language"] == tuned.metrics["gain"]
 
 
-def test_roles_are_checked(data: dict[str, Any]) -> None:
+def test_roles_are_checked(data: dict[str, sets.DataSet]) -> None:
     benchmark.check_roles(data, "t", config.Constraint(data="x"))
     with pytest.raises(errors.ConfigError, match=r"search.objective: `x` must be a set of triplets, but it is XNLI"):
         benchmark.check_roles(data, "x", config.Constraint(data="x"))

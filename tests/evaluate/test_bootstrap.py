@@ -23,14 +23,14 @@ def test_intervals_cover_a_known_effect(clustered: bool) -> None:
             base, tuned = pairs(400, repetition)
         else:
             base, tuned = paired(1000, generator, fixed=0.2, broken=0.05)
-        found = bootstrap.improvement(base, tuned, bootstrap.replicates(len(base), repetition, count=600))
-        covered += found.low <= truth <= found.high
+        interval = bootstrap.improvement(base, tuned, bootstrap.replicates(len(base), repetition, count=600))
+        covered += interval.low <= truth <= interval.high
     assert 930 <= covered <= 970
 
 
 def test_an_interval_agrees_with_scipys() -> None:
     base, tuned = paired(500, torch.Generator().manual_seed(1), fixed=0.2, broken=0.05)
-    found = bootstrap.improvement(base, tuned, bootstrap.replicates(500, 0, count=5000))
+    ours = bootstrap.improvement(base, tuned, bootstrap.replicates(500, 0, count=5000))
 
     def statistic(before: Tensor, after: Tensor) -> float:
         return float(100 * (before.sum() - after.sum()) / before.sum())
@@ -39,8 +39,8 @@ def test_an_interval_agrees_with_scipys() -> None:
         (base.numpy(), tuned.numpy()), statistic, paired=True, vectorized=False, method="percentile",
         n_resamples=5000, random_state=0,
     ).confidence_interval  # fmt: skip
-    assert found.value == pytest.approx(statistic(base, tuned), abs=1e-4)
-    assert (found.low, found.high) == (pytest.approx(oracle.low, abs=0.5), pytest.approx(oracle.high, abs=0.5))
+    assert ours.value == pytest.approx(statistic(base, tuned), abs=1e-4)
+    assert (ours.low, ours.high) == (pytest.approx(oracle.low, abs=0.5), pytest.approx(oracle.high, abs=0.5))
 
 
 def test_nothing_changed_is_certain() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from adiabatic_ray.data import sets
 from adiabatic_ray.evaluate import discordance
@@ -36,9 +36,9 @@ def test_triplets_against_a_loop(rng: np.random.Generator) -> None:
         cosine(queries[q], passages[p]) <= cosine(queries[q], passages[n])
         for q, p, n in zip(rows["query"], rows["positive"], rows["negative"], strict=True)
     ]
-    found = discordance.triplets(data, queries, passages)
-    assert found.tolist() == expected
-    assert discordance.pnd(found) == pytest.approx(100 * sum(expected) / 200)
+    outcomes = discordance.triplets(data, queries, passages)
+    assert outcomes.tolist() == expected
+    assert discordance.pnd(outcomes) == pytest.approx(100 * sum(expected) / 200)
     assert 50 < sum(expected) < 150
 
 
@@ -58,7 +58,7 @@ def test_a_negative_equal_to_the_positive_is_discordant(rng: np.random.Generator
     assert bool(discordance.triplets(data, queries, passages).all())
 
 
-def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple[Any, torch.Tensor, torch.Tensor]:
+def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple[sets.Xnli, torch.Tensor, torch.Tensor]:
     queries, passages = unit(rng, 10, 6), unit(rng, 40, 6)
     shape = (n, languages)
     data = sets.Xnli(
@@ -74,8 +74,8 @@ def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple
 
 def test_xnli_against_a_loop(rng: np.random.Generator) -> None:
     data, queries, passages = make_xnli(rng)
-    found = discordance.xnli(data, queries, passages)
-    assert found.shape == (7, 2, 3, 3)
+    outcomes = discordance.xnli(data, queries, passages)
+    assert outcomes.shape == (7, 2, 3, 3)
     for i in range(7):
         for c, comparison in enumerate(("neutral", "contradiction")):
             for x in range(3):
@@ -83,7 +83,7 @@ def test_xnli_against_a_loop(rng: np.random.Generator) -> None:
                     query = queries[data.premise[i, x]]
                     right = cosine(query, passages[data.entailment[i, y]])
                     wrong = cosine(query, passages[getattr(data, comparison)[i, y]])
-                    assert bool(found[i, c, x, y]) == (right <= wrong)
+                    assert bool(outcomes[i, c, x, y]) == (right <= wrong)
 
 
 def test_improvement() -> None:
@@ -99,10 +99,28 @@ def test_rows_of_the_table(rng: np.random.Generator) -> None:
     base = torch.from_numpy(rng.random(tuned.shape) < 0.5)
     rows = {(row[1], row[2], row[3]): row for row in discordance.rows(data, tuned, base)}
     assert len(rows) == 2 * 3 * 3
-    row = rows["contradiction", "sw", "en"]
-    before, after = base[:, 1, 2, 1].tolist(), tuned[:, 1, 2, 1].tolist()
-    fixed = sum(b and not a for b, a in zip(before, after, strict=True))
-    broken = sum(a and not b for b, a in zip(before, after, strict=True))
-    assert row[4:10] == [7, sum(after), pytest.approx(100 * sum(after) / 7), sum(before), fixed, broken]
+    for c, comparison in enumerate(("neutral", "contradiction")):
+        for x, query_language in enumerate(data.languages):
+            for y, text_language in enumerate(data.languages):
+                row = rows[comparison, query_language, text_language]
+                assert row == ["x", *row[1:4], *numbers(base[:, c, x, y].tolist(), tuned[:, c, x, y].tolist())]
     assert len(row) == len(discordance.COLUMNS) + len(discordance.PAIRED_COLUMNS)
-    assert all(len(row) == len(discordance.COLUMNS) for row in discordance.rows(data, tuned))
+    assert [row[: len(discordance.COLUMNS)] for row in rows.values()] == list(discordance.rows(data, tuned))
+
+
+def test_a_triplet_set_is_one_row(rng: np.random.Generator) -> None:
+    index = np.arange(40)
+    data = sets.Triplets(name="t", queries=["q"] * 40, passages=[], query=index, positive=index, negative=index)
+    base, tuned = torch.from_numpy(rng.random((2, 40)) < 0.5)
+    (row,) = discordance.rows(data, tuned, base)
+    assert row == ["t", "negative", "", "", *numbers(base.tolist(), tuned.tolist())]
+
+
+def numbers(before: list[bool], after: list[bool]) -> list[object]:
+    """The numbers of a row with its paired columns, counted in loops."""
+    pairs = list(zip(before, after, strict=True))
+    fixed, broken = pairs.count((True, False)), pairs.count((False, True))
+    gain = 100 * (sum(before) - sum(after)) / sum(before)
+    p_value = stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
+    share = pytest.approx(100 * sum(after) / len(after))
+    return [len(after), sum(after), share, sum(before), fixed, broken, pytest.approx(gain), pytest.approx(p_value)]

@@ -47,20 +47,20 @@ def trec_eval(data: sets.Ranking, queries: torch.Tensor, passages: torch.Tensor)
         scores = (queries[i].double() @ passages.double().T).tolist()
         run[f"q{i}"] = {f"p{row}": s for row, s in enumerate(scores) if row != data.identical[i]}
     results = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut", "recall", "recip_rank"}).evaluate(run)
-    found = {ours: sum(r[theirs] for r in results.values()) / len(results) for ours, theirs in MEASURES.items()}
+    means = {ours: sum(r[theirs] for r in results.values()) / len(results) for ours, theirs in MEASURES.items()}
     # trec_eval has no cut for the reciprocal rank: below rank 10 it counts nothing.
-    found["mrr_at_10"] = sum(r["recip_rank"] if r["recip_rank"] >= 0.1 else 0.0 for r in results.values()) / len(
+    means["mrr_at_10"] = sum(r["recip_rank"] if r["recip_rank"] >= 0.1 else 0.0 for r in results.values()) / len(
         results
     )
-    return found
+    return means
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_equal_trec_eval(seed: int) -> None:
     data, queries, passages = make(seed)
-    found, expected = ranking.metrics(data, queries, passages), trec_eval(data, queries, passages)
-    assert found == {name: pytest.approx(value, abs=1e-6) for name, value in expected.items()}
-    assert 0.05 < found["ndcg_at_10"] < 0.95
+    ours, expected = ranking.metrics(data, queries, passages), trec_eval(data, queries, passages)
+    assert ours == {name: pytest.approx(value, abs=1e-6) for name, value in expected.items()}
+    assert 0.05 < ours["ndcg_at_10"] < 0.95
 
 
 def test_search_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

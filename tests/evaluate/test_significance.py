@@ -1,10 +1,11 @@
-"""Tests of significance against scipy, and the constraint against its definition written out."""
+"""McNemar's test against rational arithmetic and scipy, and the constraint against its definition written out."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from fractions import Fraction
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pytest
@@ -14,18 +15,45 @@ from scipy import stats
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import significance
 
+Level: TypeAlias = Literal["pair", "language", "overall"]
+
 NAMES = (["neutral", "contradiction"], ["de", "en", "sw"])
 
 
-@pytest.mark.parametrize("broken", [0, 1, 2, 5, 17, 100, 4321])
-@pytest.mark.parametrize("fixed", [0, 1, 3, 8, 20, 96, 5000])
+def rational(broken: int, fixed: int) -> float:
+    """The two-tailed p-value of McNemar's exact test in rational arithmetic, rounded once."""
+    changed = broken + fixed
+    tail = sum(math.comb(changed, k) for k in range(min(broken, fixed) + 1))
+    return float(min(Fraction(1), Fraction(2 * tail, 2**changed)))
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2, 5, 17, 100, 300, 800])
+@pytest.mark.parametrize("fixed", [0, 1, 3, 8, 20, 96, 300, 777])
 def test_mcnemar_is_the_exact_binomial_test(broken: int, fixed: int) -> None:
-    expected = stats.binomtest(broken, broken + fixed, 0.5).pvalue if broken + fixed else 1.0
-    assert significance.mcnemar(broken, fixed) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    p_value = significance.mcnemar(broken, fixed)
+    assert type(p_value) is float
+    assert p_value == pytest.approx(rational(broken, fixed), rel=1e-12, abs=0)
+    oracle = stats.binomtest(broken, broken + fixed).pvalue if broken + fixed else 1.0
+    assert p_value == pytest.approx(oracle, rel=1e-11, abs=0)
 
 
-def settings(**changes: Any) -> config.Constraint:
-    return config.Constraint(data="xnli", **changes)
+@pytest.mark.parametrize(("broken", "fixed"), [(0, 1000), (5000, 5200), (4321, 5000), (5000, 5000), (0, 2000)])
+def test_mcnemar_of_many_changes(broken: int, fixed: int) -> None:
+    assert significance.mcnemar(broken, fixed) == pytest.approx(rational(broken, fixed), rel=1e-12, abs=0)
+
+
+def test_mcnemar_of_a_table_is_that_of_each_cell() -> None:
+    broken, fixed = np.random.default_rng(0).integers(0, 12, (2, 4, 5, 5))
+    assert (broken + fixed == 0).any()
+    p_values = significance.mcnemar(broken, fixed)
+    assert p_values.shape == (4, 5, 5)
+    assert p_values.dtype == np.float64
+    cells = zip(broken.flat, fixed.flat, strict=True)
+    assert p_values.flatten() == pytest.approx([rational(int(b), int(f)) for b, f in cells], rel=1e-12, abs=0)
+
+
+def settings(alpha: float = 0.05, margin: float = 1.0, level: Level = "pair") -> config.Constraint:
+    return config.Constraint(data="xnli", alpha=alpha, margin=margin, level=level)
 
 
 def outcomes(seed: int, harm: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,44 +88,42 @@ def written_out(base: torch.Tensor, tuned: torch.Tensor, alpha: float, margin: f
 @pytest.mark.parametrize(("alpha", "margin"), [(0.05, 1.0), (0.2, 40.0)])
 def test_constraint_against_its_definition(seed: int, alpha: float, margin: float) -> None:
     base, tuned = outcomes(seed)
-    found = significance.violation(base, tuned, NAMES, settings(alpha=alpha, margin=margin))
+    violation = significance.violation(base, tuned, NAMES, settings(alpha=alpha, margin=margin))
     value, worst_z, upper = written_out(base, tuned, alpha, margin)
-    assert found.value == pytest.approx(value)
-    assert found.worst_z == pytest.approx(worst_z)
-    assert found.upper == pytest.approx(upper)
-    assert found.feasible == (value <= 0)
+    assert violation.value == pytest.approx(value)
+    assert violation.worst_z == pytest.approx(worst_z)
+    assert violation.upper == pytest.approx(upper)
+    assert violation.feasible == (value <= 0)
 
 
 def test_both_parts_can_decide() -> None:
-    """A single pair that is hurt violates (a) alone; harm spread thinly violates (b) alone."""
+    """Harm to a single pair violates (a) alone; a little harm to every pair violates (b) alone."""
     base = torch.zeros(100, 2, 3, 3, dtype=torch.bool)
     base[:50] = True
     hurt, thin = base.clone(), base.clone()
     hurt[50:80, 1, 2, 0] = True
-    found = significance.violation(base, hurt, NAMES, settings(margin=10.0))
-    assert found.worst == "contradiction/sw/de"
-    assert found.worst_z == pytest.approx(math.sqrt(30))
-    assert found.value == pytest.approx((found.worst_z - found.critical_z) / found.critical_z)
-    assert found.harmful
+    violation = significance.violation(base, hurt, NAMES, settings(margin=10.0))
+    assert violation.worst == "contradiction/sw/de"
+    assert violation.worst_z == pytest.approx(math.sqrt(30))
+    assert violation.value == pytest.approx((violation.worst_z - violation.critical_z) / violation.critical_z)
+    assert violation.harmful
     thin[50:53] = True
-    found = significance.violation(base, thin, NAMES, settings(margin=1.0))
-    assert found.worst_z < found.critical_z
-    assert found.value == pytest.approx((found.upper - 1.0) / 1.0)
-    assert not found.feasible
+    violation = significance.violation(base, thin, NAMES, settings(margin=1.0))
+    assert violation.worst_z < violation.critical_z
+    assert violation.value == pytest.approx((violation.upper - 1.0) / 1.0)
+    assert not violation.feasible
 
 
 def test_untouched_encoder_is_feasible_by_definition() -> None:
     base, _ = outcomes(0)
-    found = significance.violation(base, base, NAMES, settings())
-    assert (found.value, found.worst_z, found.degradation, found.harmful) == (-1.0, 0.0, 0.0, False)
+    violation = significance.violation(base, base, NAMES, settings())
+    assert (violation.value, violation.worst_z, violation.degradation, violation.harmful) == (-1.0, 0.0, 0.0, False)
 
 
 def test_correction_counts_the_groups_of_the_level() -> None:
     base, tuned = outcomes(1)
-    critical = {
-        level: significance.violation(base, tuned, NAMES, settings(level=level)).critical_z
-        for level in ("pair", "language", "overall")
-    }
+    levels: tuple[Level, ...] = ("pair", "language", "overall")
+    critical = {level: significance.violation(base, tuned, NAMES, settings(level=level)).critical_z for level in levels}
     assert critical == {
         "pair": pytest.approx(stats.norm.isf(0.025 / 18)),
         "language": pytest.approx(stats.norm.isf(0.025 / 3)),
@@ -110,15 +136,15 @@ def test_levels_group_by_query_language_and_cluster_by_premise() -> None:
     change = tuned.double().numpy() - base.double().numpy()
     by_language = {name: change[:, :, i].sum((1, 2)) for i, name in enumerate(NAMES[1])}
     z = {name: sums.sum() / math.sqrt((sums**2).sum()) for name, sums in by_language.items()}
-    found = significance.violation(base, tuned, NAMES, settings(level="language"))
-    assert (found.worst, found.worst_z) == (max(z, key=lambda name: z[name]), pytest.approx(max(z.values())))
+    violation = significance.violation(base, tuned, NAMES, settings(level="language"))
+    assert (violation.worst, violation.worst_z) == (max(z, key=lambda name: z[name]), pytest.approx(max(z.values())))
     sums = change.sum((1, 2, 3))
     overall = significance.violation(base, tuned, NAMES, settings(level="overall"))
     assert (overall.worst, overall.worst_z) == ("overall", pytest.approx(sums.sum() / math.sqrt((sums**2).sum())))
 
 
 def test_false_alarms_are_as_rare_as_alpha_says() -> None:
-    """Where tuning breaks and fixes at random, (a) must alarm in at most about 5% of sweeps' trials."""
+    """Where tuning breaks and fixes at random, (a) must raise an alarm in at most about 5% of the trials."""
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(400):
@@ -127,6 +153,8 @@ def test_false_alarms_are_as_rare_as_alpha_says() -> None:
         # Breaking and fixing equally likely: flip a coin where the two differ.
         tuned = np.where(base != flipped, rng.random(base.shape) < 0.5, base)
         start = np.where(base != flipped, ~tuned, base)
-        found = significance.violation(torch.from_numpy(start), torch.from_numpy(tuned), NAMES, settings(margin=1e9))
-        alarms += found.value > 0
+        violation = significance.violation(
+            torch.from_numpy(start), torch.from_numpy(tuned), NAMES, settings(margin=1e9)
+        )
+        alarms += violation.value > 0
     assert alarms <= 0.05 * 400 + 2 * math.sqrt(0.05 * 0.95 * 400)

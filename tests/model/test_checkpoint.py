@@ -16,10 +16,10 @@ STATE = Checkpoint({"delta/a.b": torch.arange(3.0), "exp_avg/a.b": torch.ones(3)
 
 def test_round_trip(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "deep" / "c.safetensors", STATE)
-    found = checkpoint.load(tmp_path / "deep" / "c.safetensors")
-    assert found is not None
-    assert found.values == {"step": 4, "scaler": None}
-    assert torch.equal(found.part("delta")["a.b"], torch.arange(3.0))
+    loaded = checkpoint.load(tmp_path / "deep" / "c.safetensors")
+    assert loaded is not None
+    assert loaded.values == {"step": 4, "scaler": None}
+    assert torch.equal(loaded.part("delta")["a.b"], torch.arange(3.0))
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["c.safetensors"]
 
 
@@ -50,8 +50,8 @@ def test_failed_save_leaves_the_old_one(tmp_path: Path) -> None:
     try:
         checkpoint.save(path, Checkpoint({"delta/a.b": torch.ones(3)}, {"step": object()}))
     except TypeError:
-        found = checkpoint.load(path)
-        assert found is not None
-        assert found.values["step"] == 4
+        loaded = checkpoint.load(path)
+        assert loaded is not None
+        assert loaded.values["step"] == 4
     else:
         raise AssertionError("an object was written as JSON")

@@ -1,11 +1,10 @@
-"""The displacement keeps steps that float32 weights would round away."""
+"""A displacement keeps steps that float32 weights round away, and moves the weights the same way everywhere."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +13,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from adiabatic_ray import config
-from adiabatic_ray.data import sets, triplets
+from adiabatic_ray.data import sets, sources, triplets
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder as encoders
+from adiabatic_ray.model import export
+from adiabatic_ray.model.displacement import Displacement, moved
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.train import trial
 
@@ -80,7 +81,7 @@ def group(name: str) -> str:
     return re.sub(r"encoder\.layer\.\d+\.", "", name)
 
 
-def relative_errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+def relative_errors(approximate: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
     """By parameter group, the error of a displacement relative to the exact one, as root mean squares.
 
     The biases of the attention keys do not move: a softmax does not see them, so that their gradient is rounding alone.
@@ -92,11 +93,11 @@ def relative_errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[
         return float(members.square().mean().sqrt())
 
     groups = {group(n) for n in exact}
-    moved = {name: size(exact, name) for name in groups}
-    typical = sorted(moved.values())[len(moved) // 2]
-    difference = {n: found[n] - exact[n] for n in exact}
+    distances = {name: size(exact, name) for name in groups}
+    typical = sorted(distances.values())[len(distances) // 2]
+    difference = {n: approximate[n] - exact[n] for n in exact}
     return {
-        name: size(difference, name) / (moved[name] if moved[name] > 1e-3 * LEARNING_RATE else typical)
+        name: size(difference, name) / (distances[name] if distances[name] > 1e-3 * LEARNING_RATE else typical)
         for name in groups
     }
 
@@ -114,15 +115,85 @@ def check_fidelity(encoder: Encoder, data: sets.Triplets, show: Callable[[str], 
     assert all(plain[name] > 0.5 for name in layer_norms)  # nearly every one of their steps is rounded away
 
 
-def test_200_steps_agree_with_float64(encoder: Any) -> None:
+def test_200_steps_agree_with_float64(encoder: Encoder) -> None:
     check_fidelity(encoder, queries_and_passages(500))
 
 
 @pytest.mark.slow
 def test_200_steps_agree_with_float64_on_a_real_encoder(real_data: Path) -> None:
-    from adiabatic_ray.data import sources
-
     source = config.Source(path=str(real_data / "msmarco"), split="train", limit=500)
     data = sources.load("train", source, seed=0)
     assert isinstance(data, sets.Triplets)
     check_fidelity(encoders.load(config.Model(name=str(real_data / "encoder"))), data)
+
+
+SCALES = (1.0, 0.75, 0.3)
+
+
+@pytest.fixture
+def displacement(encoder: Encoder) -> Displacement:
+    """A small random displacement of half of the parameters."""
+    generator = torch.Generator().manual_seed(0)
+    displacement = Displacement(encoder, list(encoder.parameters)[::2])
+    displacement.load(
+        {name: 1e-3 * torch.randn(encoder.parameters[name].shape, generator=generator) for name in displacement.names}
+    )
+    return displacement
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_product_and_sum_are_rounded_one_after_the_other(scale: float) -> None:
+    """The oracle computes in float64, which holds the exact product of two float32 numbers, and rounds twice."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(100_000, dtype=np.float32)
+    delta = (rng.standard_normal(100_000) * 10.0 ** rng.uniform(-12, 1, 100_000)).astype(np.float32)
+    product = (np.float64(np.float32(scale)) * delta.astype(np.float64)).astype(np.float32)
+    total = (base.astype(np.float64) + product.astype(np.float64)).astype(np.float32)
+    fused = (base.astype(np.float64) + np.float64(np.float32(scale)) * delta.astype(np.float64)).astype(np.float32)
+    tensors = {"w": torch.from_numpy(base)}, {"w": torch.from_numpy(delta)}
+    assert moved(*tensors, scale)["w"].numpy().tobytes() == total.tobytes()
+    assert (scale == 1) == bool((fused == total).all())  # the order of the roundings is visible in these numbers
+
+
+def test_scale_one_adds_without_a_product() -> None:
+    """Whole displacements are trained at scale 1, where a product takes time and memory in every step."""
+    delta = torch.zeros(3, requires_grad=True)
+
+    def operations(scale: float) -> list[str]:
+        last = moved({"w": torch.ones(3)}, {"w": delta}, scale)["w"].grad_fn
+        assert last is not None
+        return [type(last).__name__, *(type(node).__name__ for node, _ in last.next_functions if node)]
+
+    assert operations(1.0) == ["AddBackward0", "AccumulateGrad"]
+    assert operations(0.5) == ["AddBackward0", "MulBackward0"]
+
+
+def test_only_the_named_weights_move(encoder: Encoder) -> None:
+    (name, *_) = encoder.parameters
+    weights = moved(encoder.parameters, {name: torch.zeros_like(encoder.parameters[name])}, 0.5)
+    assert list(weights) == [name]
+    assert torch.equal(weights[name], encoder.parameters[name])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_trained_measured_and_exported_weights_are_the_same_to_the_last_bit(
+    encoder: Encoder, displacement: Displacement, scale: float, tmp_path: Path
+) -> None:
+    trained = displacement.weights(scale)
+    assert trained.keys() == set(displacement.names)
+    stored = moved(encoder.parameters, displacement.tensors(), scale)
+    export.save(encoder, tmp_path / "out", stored)
+    exported = encoders.load(config.Model(name=str(tmp_path / "out"))).parameters
+    for name, base in encoder.parameters.items():
+        expected = trained.get(name, base)
+        assert torch.equal(stored.get(name, base), expected)
+        assert torch.equal(exported[name], expected)
+    assert not any(torch.equal(exported[name], encoder.parameters[name]) for name in displacement.names)
+
+
+def test_weights_are_differentiable_in_the_deltas(displacement: Displacement) -> None:
+    sum(weight.sum() for weight in displacement.weights(0.75).values()).backward()  # type: ignore[union-attr]
+    for delta in displacement.deltas:
+        assert delta.grad is not None
+        assert torch.equal(delta.grad, torch.full_like(delta, 0.75))
+    assert not any(weight.requires_grad for weight in displacement.encoder.parameters.values())

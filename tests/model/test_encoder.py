@@ -31,17 +31,17 @@ def oracle(folder: Path | str, texts: list[str]) -> torch.Tensor:
     return model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
 
 
-def test_embeddings_equal_sentence_transformers(pocket: Path, encoder: Any) -> None:
-    found = encoder.encode(TEXTS, "query")
-    assert found.shape == (len(TEXTS), 96)
-    assert (found - oracle(pocket / "encoder", TEXTS)).abs().max() < 1e-5
-    assert torch.allclose(found.norm(dim=1), torch.ones(len(TEXTS)))
+def test_embeddings_equal_sentence_transformers(pocket: Path, encoder: encoders.Encoder) -> None:
+    embeddings = encoder.encode(TEXTS, "query")
+    assert embeddings.shape == (len(TEXTS), 96)
+    assert (embeddings - oracle(pocket / "encoder", TEXTS)).abs().max() < 1e-5
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(len(TEXTS)))
 
 
 def test_embeddings_of_a_real_encoder(real_data: Path) -> None:
     folder = real_data / "encoder"
-    found = encoders.load(config.Model(name=str(folder))).encode(TEXTS, "passage")
-    assert (found - oracle(folder, TEXTS)).abs().max() < 1e-5
+    embeddings = encoders.load(config.Model(name=str(folder))).encode(TEXTS, "passage")
+    assert (embeddings - oracle(folder, TEXTS)).abs().max() < 1e-5
 
 
 def test_prompts_go_before_the_text_and_default_to_the_models_own(pocket: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_pooling_given_in_the_sweep_file(pocket: Path, tmp_path: Path, mode: Any
         encoders.load(config.Model(name=str(bare)))
 
 
-def test_replaced_weights_leave_the_encoder_as_it_is(encoder: Any) -> None:
+def test_replaced_weights_leave_the_encoder_as_it_is(encoder: encoders.Encoder) -> None:
     before = encoder.encode(TEXTS, "query")
     moved = {name: weight + 0.01 for name, weight in encoder.parameters.items()}
     assert (encoder.encode(TEXTS, "query", moved) - before).abs().max() > 0.01
@@ -93,7 +93,7 @@ def test_parameters_are_those_that_the_embedding_depends_on(real_data: Path) -> 
     assert not any("pooler" in name for name in model.parameters)
 
 
-def test_fingerprint_follows_what_embeddings_depend_on(pocket: Path, encoder: Any) -> None:
+def test_fingerprint_follows_what_embeddings_depend_on(pocket: Path, encoder: encoders.Encoder) -> None:
     def load(**changes: Any) -> encoders.Encoder:
         return encoders.load(config.Model(name=str(pocket / "encoder"), **changes))
 
@@ -127,9 +127,6 @@ def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
         encoders.load(config.Model(name=str(tmp_path)))
     with pytest.raises(encoders.HubUnreachable, match=r"neither a folder nor in the hub's cache"):
         encoders.load(config.Model(name="nobody/nothing"))  # HF_HUB_OFFLINE is set for tests
-
-
-# ---- a folder that would have its own code run ----
 
 
 def pickled_weights(folder: Path, mark: Path) -> None:

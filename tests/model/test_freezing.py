@@ -67,8 +67,7 @@ def test_mask_freezes_what_it_says(mask: str) -> None:
 
 
 def test_matches_are_listed_by_pattern() -> None:
-    found = freezing.matches("word_embeddings+layer.1.output.dense.bias", NAMES)
-    assert found == {
+    assert freezing.matches("word_embeddings+layer.1.output.dense.bias", NAMES) == {
         "word_embeddings": ["embeddings.word_embeddings.weight"],
         "layer.1.output.dense.bias": ["encoder.layer.1.output.dense.bias"],
     }

@@ -25,8 +25,8 @@ def test_triplet_margin(embeddings: list[torch.Tensor]) -> None:
     rows = zip(*(side.double().tolist() for side in embeddings), strict=True)
     terms = [max(0.0, 0.3 - cosine(q, p) + cosine(q, n)) for q, p, n in rows]
     assert 0 < terms.count(0.0) < len(terms)  # both sides of the hinge are tried
-    found = losses.triplet_margin(*embeddings, torch.tensor(0.3))
-    assert float(found) == pytest.approx(sum(terms) / len(terms), abs=1e-6)
+    loss = losses.triplet_margin(*embeddings, torch.tensor(0.3))
+    assert float(loss) == pytest.approx(sum(terms) / len(terms), abs=1e-6)
 
 
 def test_infonce_is_multiple_negatives_ranking(embeddings: list[torch.Tensor]) -> None:
@@ -34,8 +34,8 @@ def test_infonce_is_multiple_negatives_ranking(embeddings: list[torch.Tensor]) -
     expected = reference.MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0).compute_loss_from_embeddings(
         [query, positive, negative], None
     )
-    found = losses.infonce(query, positive, negative, torch.tensor(0.05), torch.eye(6, 12, dtype=torch.bool))
-    assert float(found) == pytest.approx(float(expected), abs=1e-5)
+    loss = losses.infonce(query, positive, negative, torch.tensor(0.05), torch.eye(6, 12, dtype=torch.bool))
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_infonce_leaves_out_the_right_passage_of_another_row(embeddings: list[torch.Tensor]) -> None:
@@ -50,5 +50,5 @@ def test_infonce_leaves_out_the_right_passage_of_another_row(embeddings: list[to
     for i in range(6):
         others = [j for j in range(12) if j == i or not same[i, j]]
         terms.append(float(torch.logsumexp(scores[i, others], 0) - scores[i, i]))
-    found = losses.infonce(query, positive, negative, torch.tensor(0.05), same)
-    assert float(found) == pytest.approx(sum(terms) / 6, abs=1e-5)
+    loss = losses.infonce(query, positive, negative, torch.tensor(0.05), same)
+    assert float(loss) == pytest.approx(sum(terms) / 6, abs=1e-5)

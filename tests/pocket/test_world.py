@@ -1,4 +1,4 @@
-"""The pocket world: seven languages that say the same, and an encoder that knows them all."""
+"""The pocket world: seven languages that say the same."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
-from adiabatic_ray import config
-from adiabatic_ray.data import sources
-from adiabatic_ray.evaluate import discordance
-from adiabatic_ray.pocket import folder, world
+from adiabatic_ray.pocket import world
 
 
 def test_lexicon_is_whole() -> None:
@@ -82,32 +76,3 @@ def test_question_words_are_new_to_the_encoder(pocket: Path) -> None:
     for word in ("please", "kindly", "who", "where", "archive"):
         assert word not in known
         assert any(word in row["query"] for row in read(pocket, "questions/train.jsonl"))
-
-
-def test_pocket_encoder_is_far_from_chance_in_every_language(pocket: Path, encoder: Any) -> None:
-    source = config.Source(path=str(pocket / "xnli" / "confirmation.jsonl"))
-    data: Any = sources.load("xnli", source, seed=0)
-    outcomes = discordance.xnli(data, encoder.encode(data.queries, "query"), encoder.encode(data.passages, "passage"))
-    by_pair = outcomes.double().mean((0, 1))  # [L, L]
-    assert float(by_pair.max()) < 0.35, by_pair
-    assert float(outcomes.double().mean()) < 0.25
-
-
-def test_world_is_made_once(pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(folder.make()) == []
-    assert folder.location() == pocket
-    monkeypatch.setenv(folder.VARIABLE, "/elsewhere")
-    assert str(folder.location()) == "/elsewhere"
-
-
-@pytest.mark.slow
-def test_an_interrupted_making_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(folder.VARIABLE, str(tmp_path / "world"))
-    making = folder.make()
-    next(making)
-    making.close()
-    assert not (tmp_path / "world").exists()
-    torch.manual_seed(5)
-    steps = list(folder.make())
-    assert steps[-1][0] == steps[-1][1]
-    assert (tmp_path / "world" / "encoder" / "model.safetensors").is_file()

@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from adiabatic_ray.evaluate import bootstrap, significance
-from adiabatic_ray.report import regime
-from adiabatic_ray.report.regime import Regime, Trial
+from adiabatic_ray.report.regime import Change, Regime, TrialVerdicts, regimes
 from tests.simulation import NAMES, SETTINGS, paired, pairs
 
 RATES = [1e-8, 3e-8, 1e-7, 3e-7, 1e-6, 3e-6]
 
 
-def simulated(seed: int, edge: float, onset: float, seeds: int = 1) -> list[Trial]:
+def simulated(seed: int, edge: float, onset: float, seeds: int = 1) -> list[TrialVerdicts]:
     """A sweep over `RATES` through the real constraint: beyond `edge` every pair is harmed, from `onset` on there is a
     gain."""
     made = []
@@ -25,7 +24,7 @@ def simulated(seed: int, edge: float, onset: float, seeds: int = 1) -> list[Tria
             broken, fixed = int((after & ~before).sum()), int((before & ~after).sum())
             drawn, queries = (bootstrap.replicates(n, seed, count=200) for n in (400, 2000))
             made.append(
-                Trial(
+                TrialVerdicts(
                     "embeddings",
                     rate,
                     significance.violation(base, tuned, NAMES, SETTINGS).feasible,
@@ -37,74 +36,77 @@ def simulated(seed: int, edge: float, onset: float, seeds: int = 1) -> list[Tria
     return made
 
 
-def holds(found: Regime, edge: float) -> bool:
-    if found.edge is None:
+def holds(regime: Regime, edge: float) -> bool:
+    if regime.edge is None:
         return False
-    return (found.edge.low or 0.0) <= edge <= (found.edge.high or float("inf"))
+    return (regime.edge.low or 0.0) <= edge <= (regime.edge.high or float("inf"))
 
 
 def test_a_known_step_edge_lies_inside_its_interval() -> None:
     """100 simulated sweeps: the edge is inside the interval in at least 90, and the interval says something."""
-    found = [regime.regimes(simulated(seed, edge=2e-7, onset=2e-8))[0] for seed in range(100)]
-    assert sum(holds(one, 2e-7) for one in found) >= 90
-    widths = [RATES.index(one.edge.high) - RATES.index(one.edge.low) for one in found
+    sweeps = [regimes(simulated(seed, edge=2e-7, onset=2e-8))[0] for seed in range(100)]
+    assert sum(holds(one, 2e-7) for one in sweeps) >= 90
+    widths = [RATES.index(one.edge.high) - RATES.index(one.edge.low) for one in sweeps
               if one.edge and one.edge.low and one.edge.high]  # fmt: skip
     assert len(widths) >= 90
     assert sorted(widths)[50] <= 2  # of at most 5 steps between tried rates
 
 
-def certain(mask: str, rate: float, feasible: bool, significant: bool) -> Trial:
+def certain(mask: str, rate: float, feasible: bool, significant: bool) -> TrialVerdicts:
     draws = torch.ones(50, dtype=torch.bool)
-    return Trial(mask, rate, feasible, significant, draws & feasible, draws & significant)
+    return TrialVerdicts(mask, rate, feasible, significant, draws & feasible, draws & significant)
 
 
 def change(rates: list[float], feasible: list[bool], significant: list[bool]) -> Regime:
-    return regime.regimes([certain("m", r, f, s) for r, f, s in zip(rates, feasible, significant, strict=True)])[0]
+    return regimes([certain("m", r, f, s) for r, f, s in zip(rates, feasible, significant, strict=True)])[0]
 
 
 def test_a_clear_regime() -> None:
-    found = change([1e-8, 1e-7, 1e-6, 1e-5], [True, True, True, False], [False, True, True, False])
-    assert (found.edge, found.onset) == (
-        regime.Change(1e-6, 1e-5, 1e-6, 1e-5),
-        regime.Change(1e-8, 1e-7, 1e-8, 1e-7),
-    )
-    assert found.verdict.startswith("feasible up to 1e-06, and no longer at 1e-05")
-    assert found.verdict.endswith("Adiabatic from 1e-07 to 1e-06.")
+    clear = change([1e-8, 1e-7, 1e-6, 1e-5], [True, True, True, False], [False, True, True, False])
+    assert clear.edge == Change(1e-6, 1e-5, 1e-6, 1e-5)
+    assert clear.onset == Change(1e-8, 1e-7, 1e-8, 1e-7)
+    assert (clear.rates, clear.trials) == ((1e-8, 1e-7, 1e-6, 1e-5), 4)
 
 
 @pytest.mark.parametrize(
-    ("feasible", "significant", "says"),
+    ("feasible", "significant", "edge", "onset"),
     [
-        ([True, True, True], [False, True, True], "the edge was not reached"),
-        ([False, False, False], [True, True, True], "not reached: already the smallest rate tried, 1e-08, is infeas"),
-        ([True, True, False], [False, False, True], "no feasible rate has a significant gain: there is no adiabatic"),
-        ([True, True, False], [True, True, True], "significant from 1e-08, the smallest rate tried"),
+        ([True, True, True], [False, True, True], (1e-6, None), (1e-8, 1e-7)),
+        ([False, False, False], [True, True, True], (None, 1e-8), None),
+        ([True, True, False], [False, False, True], (1e-7, 1e-6), (1e-7, None)),
+        ([True, True, False], [True, True, True], (1e-7, 1e-6), (None, 1e-8)),
     ],
 )
-def test_what_was_not_bracketed_is_said(feasible: list[bool], significant: list[bool], says: str) -> None:
-    assert says in change([1e-8, 1e-7, 1e-6], feasible, significant).verdict
+def test_what_lies_beyond_the_tried_rates_is_none(
+    feasible: list[bool],
+    significant: list[bool],
+    edge: tuple[float | None, float | None],
+    onset: tuple[float | None, float | None] | None,
+) -> None:
+    regime = change([1e-8, 1e-7, 1e-6], feasible, significant)
+    assert regime.edge == Change(*edge, *edge)
+    assert regime.onset == (Change(*onset, *onset) if onset else None)
 
 
 def test_no_step_is_not_identified() -> None:
     shuffled = change([1e-8, 3e-8, 1e-7, 3e-7, 1e-6, 3e-6], [False, True, False, True, False, True], [True] * 6)
-    assert shuffled.edge is None
-    assert shuffled.verdict.startswith("not identified")
-    single = regime.regimes([certain("m", 1e-8, True, True)] * 3)[0]
-    assert (single.trials, single.verdict.split(":")[0]) == (3, "not identified")
+    assert (shuffled.edge, shuffled.onset) == (None, None)
+    single = regimes([certain("m", 1e-8, True, True)] * 3)[0]
+    assert (single.trials, single.rates, single.edge, single.onset) == (3, (1e-8,), None, None)
 
 
 def test_masks_have_regimes_of_their_own() -> None:
     trials = [certain(m, r, f, True) for m, r, f in (("a", 1e-8, True), ("a", 1e-7, False), ("b", 1e-8, True),
                                                      ("b", 1e-7, True))]  # fmt: skip
-    first, second = regime.regimes(trials)
+    first, second = regimes(trials)
     assert (first.mask, second.mask) == ("a", "b")
-    assert first.edge == regime.Change(1e-8, 1e-7, 1e-8, 1e-7)
-    assert second.edge == regime.Change(1e-7, None, 1e-7, None)
+    assert first.edge == Change(1e-8, 1e-7, 1e-8, 1e-7)
+    assert second.edge == Change(1e-7, None, 1e-7, None)
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
     agreeing = [certain("m", r, r < 2e-7, True) for r in (1e-8, 1e-7, 1e-6) for _ in range(3)]
     disagreeing = [*agreeing]
     disagreeing[3] = certain("m", 1e-7, False, True)  # one of the three seeds at 1e-7
-    assert regime.regimes(agreeing)[0].edge == regime.Change(1e-7, 1e-6, 1e-7, 1e-6)
-    assert regime.regimes(disagreeing)[0].edge == regime.Change(1e-7, 1e-6, 1e-8, 1e-6)
+    assert regimes(agreeing)[0].edge == Change(1e-7, 1e-6, 1e-7, 1e-6)
+    assert regimes(disagreeing)[0].edge == Change(1e-7, 1e-6, 1e-8, 1e-6)

@@ -6,56 +6,58 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 
 from adiabatic_ray import cli, config, errors, storage, sweep_file
-from adiabatic_ray.report import tracking
-from adiabatic_ray.report.ledger import Candidate, Ledger, Point, Record, best
 from adiabatic_ray.sweep import confirmation, driver
 from adiabatic_ray.sweep.console import Console
-from adiabatic_ray.sweep.workbench import DISPLACEMENT
+from adiabatic_ray.trials.layout import StorageFolder
+from adiabatic_ray.trials.record import Candidate, Evaluation, TrialRecord, best
+from adiabatic_ray.trials.store import TrialStore
+from tests import tracked
 
 Load = Callable[..., config.Sweep]
 
 
-def made(number: int, gain: float, constraint: float = -0.5, **changes: Any) -> Record:
+def made(number: int, gain: float, constraint: float = -0.5, **changes: Any) -> TrialRecord:
     metrics = {"gain": gain, "constraint": constraint, "p_value": 0.01}
     chosen = changes.pop("config", {"learning_rate": number * 1e-7})
-    return Record(number, chosen, "complete", "", 1.0, 2.0, (Point(8, 2.0, metrics),), **changes)
+    return TrialRecord(number, chosen, "complete", "", 1.0, 2.0, (Evaluation(8, 2.0, metrics),), **changes)
 
 
 @pytest.fixture
-def ledger(load_sweep: Load) -> Ledger:
+def store(load_sweep: Load) -> TrialStore:
     """A sweep that was run, without any trials yet."""
-    sweep = load_sweep()
-    return Ledger.create(Path(sweep.storage) / sweep.name, config.resolved(sweep))
+    return created(load_sweep())
 
 
-def test_what_is_confirmed(ledger: Ledger) -> None:
+def created(sweep: config.Sweep) -> TrialStore:
+    return TrialStore.create(StorageFolder.at(sweep.storage).sweep(sweep.name).path, sweep)
+
+
+def test_what_is_confirmed(store: TrialStore) -> None:
     """The best of different configurations that were not refuted; two seeds of one are one."""
     refuted = {"gain": 8.0, "p_value": 0.1, "constraint": 0.3}
-    ledger.put(made(1, 9.0, config={"learning_rate": 1e-7, "seed": 5}))
-    ledger.put(made(2, 8.0, config={"learning_rate": 1e-7, "seed": 6}))
-    ledger.put(made(3, 7.0, confirmation=refuted))
-    ledger.put(made(4, 6.0, 0.4))
-    ledger.put(made(5, 5.0))
-    ledger.put(made(6, 4.0))
-    ledger.put(made(7, 3.0))
+    store.put(made(1, 9.0, config={"learning_rate": 1e-7, "seed": 5}))
+    store.put(made(2, 8.0, config={"learning_rate": 1e-7, "seed": 6}))
+    store.put(made(3, 7.0, confirmation=refuted))
+    store.put(made(4, 6.0, 0.4))
+    store.put(made(5, 5.0))
+    store.put(made(6, 4.0))
+    store.put(made(7, 3.0))
     for number in (1, 2, 3, 4, 5, 6):  # the displacement of trial 7 was not kept, so it could not be handed over
-        storage.write(ledger.trial_folder(number) / DISPLACEMENT, "")
-    assert [record.number for record in confirmation.choose(ledger, 2)] == [1, 5]
-    assert [record.number for record in confirmation.choose(ledger, 9)] == [1, 5, 6]
+        storage.write(store.folder.trial(number).displacement, "")
+    assert [record.number for record in confirmation.choose(store, 2)] == [1, 5]
+    assert [record.number for record in confirmation.choose(store, 9)] == [1, 5, 6]
 
 
-def test_nothing_to_confirm(ledger: Ledger, load_sweep: Load) -> None:
-    ledger.put(made(1, 6.0, 0.4))
+def test_nothing_to_confirm(store: TrialStore, load_sweep: Load) -> None:
+    store.put(made(1, 6.0, 0.4))
     with pytest.raises(errors.SweepError, match=r"small has no feasible trial to confirm"):
-        confirmation.choose(ledger, 3)
-    bare = load_sweep({"evaluate.confirmation": None, "name": "bare"})
-    other = Ledger.create(Path(bare.storage) / "bare", config.resolved(bare))
+        confirmation.choose(store, 3)
+    bare = created(load_sweep({"evaluate.confirmation": None, "name": "bare"}))
     with pytest.raises(errors.SweepError, match=r"bare names no confirmation sets"):
-        confirmation.run(other, 3, 5, Console())
+        confirmation.run(bare, 3, 5, Console())
 
 
 def test_seeds_are_fresh(load_sweep: Load) -> None:
@@ -73,9 +75,9 @@ def test_repetitions_are_read_at_the_candidates_scale(load_sweep: Load) -> None:
     record = made(1, 9.0, 0.7, scaled=(half,))
     first = made(1, 8.0, 0.9, config={"learning_rate": 1e-7, "seed": 1}, scaled=(half,))
     second = made(2, 7.0, config={"learning_rate": 1e-7, "seed": 2}).ended("diverged", "nan")
-    found = confirmation.collect(record, [first, second], sweep, 2)
-    assert found[0] == {"seed": 1.0, "gain": 3.0, "p_value": 0.02, "constraint": -0.2}
-    assert (found[1]["seed"], found[1]["constraint"]) == (2.0, 1000.0)
+    collected = confirmation.collect(record, [first, second], sweep, 2)
+    assert collected[0] == {"seed": 1.0, "gain": 3.0, "p_value": 0.02, "constraint": -0.2}
+    assert (collected[1]["seed"], collected[1]["constraint"]) == (2.0, 1000.0)
 
 
 def test_the_steady_one_wins_and_not_the_luckiest() -> None:
@@ -99,7 +101,7 @@ def test_the_steady_one_wins_and_not_the_luckiest() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_confirm_from_the_command_line(write_sweep: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """A sweep, then two seeds for its two best: in the ledger, the report, MLflow and the terminal; run once only."""
+    """A sweep, then two seeds for its two best: in the store, the report, MLflow and the terminal; run once only."""
     rates = {"objective": "questions", "method": "grid", "space": {"learning_rate": [3e-5, 6e-5, 1e-4]}}
     harmless = {"data": "xnli", "margin": 90.0, "alpha": 1e-9}
     file = write_sweep({"search": rates, "constraint": harmless, "budget": {"confirm": 2}})
@@ -108,29 +110,28 @@ def test_confirm_from_the_command_line(write_sweep: Callable[..., Path], capsys:
     capsys.readouterr()
     assert cli.main(["confirm", str(file), "--top", "2", "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
-    ledger = Ledger(Path(sweep.storage) / "small")
-    repeated = {number: record for number, record in ledger.records.items() if record.repeats}
+    store = TrialStore(StorageFolder.at(sweep.storage).sweep("small").path)
+    repeated = {number: record for number, record in store.records.items() if record.repeats}
     assert len(repeated) == 2
     for record in repeated.values():
         assert [repeat["seed"] for repeat in record.repeats] == [1.0, 2.0]
     assert "seeds feasible" in printed
-    trials = Ledger(ledger.folder / "confirmation").finished()
+    trials = TrialStore(store.folder.confirmation.path).finished()
     assert len(trials) == 1 + 4
     norms = {record.metrics["displacement/norm"] for record in trials if record.number}
     assert len(norms) == 4  # another seed is another training
-    winner = best(ledger.records.values())
+    winner = best(store.records.values())
     assert winner is not None
     assert winner.number in repeated
 
-    client = mlflow.MlflowClient(tracking.default_uri(Path(sweep.storage)))
-    experiment = client.get_experiment_by_name("adiabatic-ray")
-    run = client.search_runs([experiment.experiment_id], f"tags.`sweep.trial` = '{winner.number}'")[0]
+    run = tracked.runs(sweep)[str(winner.number)]
     expected = sum(repeat["gain"] for repeat in winner.repeats) / 2
     assert run.data.metrics["repeats/gain_mean"] == pytest.approx(expected)
-    assert run.data.metrics["repeats/feasible_share"] == pytest.approx(winner.steadiness[0])
+    assert run.data.metrics["repeats/feasible_share"] == pytest.approx(winner.repeat_score[0])
 
-    before = {path: path.stat().st_mtime_ns for path in (ledger.folder / "confirmation").glob("trials/*/trial.json")}
+    before = {path: path.stat().st_mtime_ns for path in store.folder.path.glob("confirmation/trials/*/trial.json")}
+    assert len(before) == 1 + 4
     assert cli.main(["confirm", str(file), "--top", "2", "--seeds", "2"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for command in ("report", "leaderboard", "status"):
-        assert cli.main([command, str(ledger.folder)]) == 0
+        assert cli.main([command, str(store.folder.path)]) == 0

@@ -14,13 +14,20 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from adiabatic_ray import cli, config, errors, sweep_file
+from adiabatic_ray import cli, errors, sweep_file
 from adiabatic_ray.model import checkpoint
 from adiabatic_ray.model.checkpoint import Checkpoint
-from adiabatic_ray.report import tracking
-from adiabatic_ray.report.ledger import Candidate, Ledger, Point, Record
-from adiabatic_ray.sweep import found, handover
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.sweep import handover
+from adiabatic_ray.sweep.cluster.resources import Plan
+from adiabatic_ray.sweep.workers.encoder_tasks import EncoderTasks
+from adiabatic_ray.tracking.runs import MlflowRuns
+from adiabatic_ray.trials.layout import StorageFolder
+from adiabatic_ray.trials.record import Candidate, Evaluation, TrialRecord
+from adiabatic_ray.trials.store import TrialStore
+from tests import tracked
 
+PLAN = Plan(cpus=1, gpus=0, concurrent=1, workers=1, fitting=1, filling_cpus=1)
 TEXTS = ["who reads a book?", "кто читает книгу"]
 NAMES = ["encoder.layer.1.output.dense.weight", "encoder.layer.0.attention.self.query.bias"]
 
@@ -35,9 +42,9 @@ def metrics(gain: float, constraint: float) -> dict[str, float]:
     }
 
 
-def trial(number: int, gain: float, constraint: float, **rest: Any) -> Record:
-    points = (Point(8, 10.0, metrics(gain, constraint)),)
-    return dataclasses.replace(Record(number, {"learning_rate": 1e-6}, "complete", points=points), **rest)
+def trial(number: int, gain: float, constraint: float, **rest: Any) -> TrialRecord:
+    points = (Evaluation(8, 10.0, metrics(gain, constraint)),)
+    return dataclasses.replace(TrialRecord(number, {"learning_rate": 1e-6}, "complete", points=points), **rest)
 
 
 @pytest.fixture
@@ -46,34 +53,34 @@ def file(write_sweep: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def ledger(file: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ledger:
+def store(file: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TrialStore:
     """The untouched encoder; a feasible trial, one feasible when scaled down, an infeasible one, and failures."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     sweep = sweep_file.load(file)
-    ledger = Ledger.create(Path(sweep.storage) / sweep.name, config.resolved(sweep))
-    ledger.put(trial(0, 0.0, -1.0))
-    ledger.put(trial(1, 3.0, -0.5))
+    store = TrialStore.create(StorageFolder.at(sweep.storage).sweep(sweep.name).path, sweep)
+    store.put(trial(0, 0.0, -1.0))
+    store.put(trial(1, 3.0, -0.5))
     part = Candidate(0.75, metrics(6.0, -0.1), "neutral/ru/de")
-    ledger.put(trial(2, 9.0, 0.4, worst="neutral/ru/en", scaled=(part,), confirmation=metrics(5.0, -0.2)))
-    ledger.put(trial(3, 20.0, 0.7, worst="contradiction/fr/en"))
-    ledger.put(Record(4, {}, "crashed", "RuntimeError: no memory"))
-    ledger.put(trial(5, 4.0, -0.4))  # its displacement was not kept
-    ledger.put(trial(6, 5.0, -0.4, confirmation=metrics(1.0, 0.3)))
+    store.put(trial(2, 9.0, 0.4, worst="neutral/ru/en", scaled=(part,), confirmation=metrics(5.0, -0.2)))
+    store.put(trial(3, 20.0, 0.7, worst="contradiction/fr/en"))
+    store.put(TrialRecord(4, {}, "crashed", "RuntimeError: no memory"))
+    store.put(trial(5, 4.0, -0.4))  # its displacement was not kept
+    store.put(trial(6, 5.0, -0.4, confirmation=metrics(1.0, 0.3)))
     for number in (1, 2, 3, 6):
         deltas = {name: torch.full_like(encoder.parameters[name], 0.01 * number) for name in NAMES}
-        checkpoint.save(ledger.trial_folder(number) / "displacement.safetensors", Checkpoint(deltas, {"step": 8}))
-    return ledger
+        checkpoint.save(store.folder.trial(number).displacement, Checkpoint(deltas, {"step": 8}))
+    return store
 
 
 def export(*arguments: object) -> int:
     return cli.main(["export", *map(str, arguments)])
 
 
-def moved(encoder: Any, amount: float) -> np.ndarray[Any, Any]:
+def moved(encoder: Encoder, amount: float) -> np.ndarray[Any, Any]:
     """What the encoder with these parameters shifted makes of the texts as queries."""
     weights = {name: encoder.parameters[name] + amount for name in NAMES}
-    return encoder.encode(TEXTS, "query", weights).numpy()  # type: ignore[no-any-return]
+    return encoder.encode(TEXTS, "query", weights).numpy()
 
 
 def check(out: Path, expected: np.ndarray[Any, Any]) -> None:
@@ -84,32 +91,34 @@ def check(out: Path, expected: np.ndarray[Any, Any]) -> None:
 
 
 def test_the_best_goes_out_by_folder_and_by_file(
-    ledger: Ledger, file: Path, encoder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: TrialStore, file: Path, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = moved(encoder, 0.75 * 0.02)  # trial 2 scaled down, the best that was confirmed
-    assert export(ledger.folder, tmp_path / "deep" / "out") == 0
+    assert export(store.folder.path, tmp_path / "deep" / "out") == 0
     assert f"query encoder of trial 2: {tmp_path / 'deep' / 'out' / 'query_encoder'}" in capsys.readouterr().out
     check(tmp_path / "deep" / "out", expected)
     assert export(file, tmp_path / "by-file") == 0
     check(tmp_path / "by-file", expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["by-file", "deep", "runs", "small.yaml"]
-    base = SentenceTransformer(ledger.settings["model"]["name"], device="cpu").encode_document(TEXTS)
+    base = SentenceTransformer(store.sweep.model.name, device="cpu").encode_document(TEXTS)
     both = SentenceTransformer(str(tmp_path / "by-file" / "retrieval_model"), device="cpu").encode_document(TEXTS)
     assert both.tobytes() == base.tobytes()
 
 
-def test_a_trial_by_its_folder_and_an_earlier_export_is_replaced(ledger: Ledger, encoder: Any, tmp_path: Path) -> None:
+def test_a_trial_by_its_folder_and_an_earlier_export_is_replaced(
+    store: TrialStore, encoder: Encoder, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()  # empty: free to use
-    assert export(ledger.trial_folder(1), out) == 0
+    assert export(store.folder.trial(1).path, out) == 0
     check(out, moved(encoder, 0.01))
     assert "NOT CONFIRMED" in (out / "query_encoder" / "README.md").read_text()
-    assert export(ledger.folder, out, "--trial", 3, "--force") == 0
+    assert export(store.folder.path, out, "--trial", 3, "--force") == 0
     check(out, moved(encoder, 0.03))
     assert "INFEASIBLE, EXPORTED BY FORCE" in (out / "retrieval_model" / "README.md").read_text()
     assert json.loads((out / "trial.json").read_text())["number"] == 3
     (out / "notes.txt").write_text("mine")
-    assert export(ledger.folder, out) == 1
+    assert export(store.folder.path, out) == 1
     assert (out / "notes.txt").read_text() == "mine"
 
 
@@ -125,9 +134,9 @@ def test_a_trial_by_its_folder_and_an_earlier_export_is_replaced(ledger: Ledger,
     ],
 )
 def test_trials_that_cannot_go_out(
-    ledger: Ledger, tmp_path: Path, arguments: list[Any], message: str, capsys: pytest.CaptureFixture[str]
+    store: TrialStore, tmp_path: Path, arguments: list[Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export(ledger.folder, tmp_path / "out", *arguments) == 1
+    assert export(store.folder.path, tmp_path / "out", *arguments) == 1
     capture = capsys.readouterr().err
     with pytest.raises(ValueError, match=message):
         raise ValueError(capture)
@@ -136,59 +145,58 @@ def test_trials_that_cannot_go_out(
 
 
 def test_a_damaged_displacement_and_one_of_another_model(
-    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: TrialStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = ledger.trial_folder(1) / "displacement.safetensors"
+    path = store.folder.trial(1).displacement
     path.write_bytes(path.read_bytes()[:1000])
-    assert export(ledger.folder, tmp_path / "out", "--trial", 1) == 1
+    assert export(store.folder.path, tmp_path / "out", "--trial", 1) == 1
     assert "is missing or damaged" in capsys.readouterr().err
     checkpoint.save(path, Checkpoint({NAMES[0]: torch.zeros(3, 3)}, {}))
-    assert export(ledger.folder, tmp_path / "out", "--trial", 1) == 1
+    assert export(store.folder.path, tmp_path / "out", "--trial", 1) == 1
     assert f"moves `{NAMES[0]}`, which the model has in another shape" in capsys.readouterr().err
-    assert export(ledger.trial_folder(1), tmp_path / "out", "--trial", 2) == 1
+    assert export(store.folder.trial(1).path, tmp_path / "out", "--trial", 2) == 1
     assert "is trial 1, but --trial says 2" in capsys.readouterr().err
 
 
 def test_nothing_feasible_names_the_nearest_and_the_way_out(
-    ledger: Ledger, encoder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: TrialStore, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in (1, 2, 5, 6):
-        (ledger.trial_folder(number) / "trial.json").unlink()
-    assert export(ledger.folder, tmp_path / "out") == 1
+        store.folder.trial(number).record.unlink()
+    assert export(store.folder.path, tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert "no trial of" in said
     assert "the nearest is trial 3, which is infeasible: its constraint is +0.70" in said
     assert "its worst pair contradiction/fr/en" in said
     assert "--force" in said
-    assert export(ledger.folder, tmp_path / "out", "--force") == 0
+    assert export(store.folder.path, tmp_path / "out", "--force") == 0
     check(tmp_path / "out", moved(encoder, 0.03))
-    (ledger.trial_folder(3) / "displacement.safetensors").unlink()
-    assert export(ledger.folder, tmp_path / "other") == 1
+    store.folder.trial(3).displacement.unlink()
+    assert export(store.folder.path, tmp_path / "other") == 1
     assert "--force" not in capsys.readouterr().err  # it could not
 
 
 def test_an_output_that_is_something_else_is_left_alone(
-    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: TrialStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    assert export(ledger.folder, tmp_path / "file") == 1
+    assert export(store.folder.path, tmp_path / "file") == 1
     assert "is a file" in capsys.readouterr().err
-    assert export(ledger.folder, ledger.folder) == 1
+    assert export(store.folder.path, store.folder.path) == 1
     assert "is not empty and not only an earlier export" in capsys.readouterr().err
-    assert (ledger.folder / "sweep.json").exists()
+    assert store.folder.settings.exists()
 
 
 def test_runs_of_mlflow_are_found(
-    ledger: Ledger, tmp_path: Path, encoder: Any, capsys: pytest.CaptureFixture[str]
+    store: TrialStore, tmp_path: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    uri = tracking.default_uri(tmp_path / "runs")
-    tracking.Mirror(ledger, uri, "tests").sync()
+    uri = tracked.default_uri(store.sweep)
+    MlflowRuns(store, uri, store.sweep.mlflow.experiment).sync()
     client = mlflow.MlflowClient(uri)
-    experiment = client.get_experiment_by_name("tests")
-    ids = {run.data.tags.get("sweep.trial"): run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    ids = {number: run.info.run_id for number, run in tracked.runs(store.sweep).items()}
     assert export(ids["1"], tmp_path / "one") == 0
     check(tmp_path / "one", moved(encoder, 0.01))
-    assert export(ids[None], tmp_path / "best") == 0
+    assert export(ids["parent"], tmp_path / "best") == 0
     check(tmp_path / "best", moved(encoder, 0.75 * 0.02))
 
     assert export("0" * 32, tmp_path / "out") == 1
@@ -209,17 +217,17 @@ def test_a_run_without_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list(tmp_path.iterdir()) == []  # looking made none
 
 
-# ---- finding sweeps ----
-
-
-def test_sweeps_that_are_not_there(ledger: Ledger, file: Path, write_sweep: Callable[..., Path]) -> None:
-    with pytest.raises(errors.SweepError, match=r"smal is no sweep: .* holds `small` \(did you mean `small`\?\)"):
-        found.find(str(ledger.folder.parent / "smal"))
-    with pytest.raises(errors.SweepError, match=r"smal is no sweep: .*runs holds `small` \(did you mean"):
-        found.find("smal")  # in the working directory's ./runs
-    assert found.find(str(ledger.folder)).id == found.find(str(file)).id == ledger.id
-    with pytest.raises(errors.SweepError, match=r"has not been run: .*smaller/sweep.json.* adiabatic-ray sweep "):
-        found.find(str(write_sweep({"name": "smaller"})))
-    (ledger.folder / "sweep.json").write_text('{"id": "x", ')
-    with pytest.raises(errors.SweepError, match=r"sweep.json is damaged"):
-        found.find(str(ledger.folder))
+def test_the_sweeps_own_folder_holds_the_winner_with_all_that_is_known_of_it(
+    store: TrialStore, encoder: Encoder
+) -> None:
+    tasks = EncoderTasks(store.sweep.model, PLAN, here=True)
+    winner = store.records[1]
+    assert not handover.holds(store, winner)
+    handover.replace(store, winner, tasks)
+    assert handover.holds(store, winner)
+    check(store.folder.best.path, moved(encoder, 0.01))
+    confirmed = dataclasses.replace(winner, confirmation=metrics(2.0, -0.1))
+    assert not handover.holds(store, confirmed)  # its card would say that it was not confirmed
+    handover.replace(store, store.records[2], tasks)
+    assert [handover.holds(store, store.records[number]) for number in (1, 2)] == [False, True]
+    check(store.folder.best.path, moved(encoder, 0.75 * 0.02))

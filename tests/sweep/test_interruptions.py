@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import psutil
@@ -21,11 +22,17 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from adiabatic_ray import config, errors, storage, sweep_file
-from adiabatic_ray.report import tracking
-from adiabatic_ray.report.ledger import Ledger, Record
-from adiabatic_ray.sweep import driver, session
+from adiabatic_ray.sweep import driver
 from adiabatic_ray.sweep.console import Console
-from tests import mlflow_server
+from adiabatic_ray.trials.layout import StorageFolder, SweepFolder
+from adiabatic_ray.trials.record import TrialRecord
+from adiabatic_ray.trials.store import TrialStore, exists
+from tests import mlflow_server, tracked
+from tests.terminal import rays_lines
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 LONG_TRIALS = {
     "train.steps": 150,
@@ -48,24 +55,39 @@ def start(path: Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def records(sweep: config.Sweep) -> dict[int, Record]:
-    folder = storage.folder(sweep.storage) / sweep.name
-    return Ledger(folder).records if storage.exists(folder / "sweep.json") else {}
+def folder_of(sweep: config.Sweep) -> SweepFolder:
+    return StorageFolder.at(sweep.storage).sweep(sweep.name)
+
+
+def records(sweep: config.Sweep) -> dict[int, TrialRecord]:
+    folder = folder_of(sweep).path
+    return TrialStore(folder).records if exists(folder) else {}
 
 
 def wait_for(sweep: config.Sweep, number: int, points: int) -> None:
-    """Until a trial that runs has been evaluated so often."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
+    """Wait until a trial that runs has been evaluated so often."""
+
+    def reached() -> bool:
         record = records(sweep).get(number)
-        if record is not None and len(record.points) >= points:
-            assert record.state == "running", "the trial was over too soon for this test"
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"trial {number} never had {points} points: {records(sweep)}")
+        return record is not None and len(record.points) >= points
+
+    until(reached, f"{points} evaluation points of trial {number}", seconds=180)
+    assert records(sweep)[number].state == "running", "the trial was over too soon for this test"
 
 
-def cut_off_in_trial_2(path: Path, number: signal.Signals) -> tuple[str, dict[int, Record]]:
+def wait_beside(
+    process: subprocess.Popen[str], reached: Callable[[], bool], what: str, seconds: float = 180, pause: float = 0.02
+) -> None:
+    """Wait until a moment in a sweep that a process runs, which must not end before."""
+
+    def reached_alive() -> bool:
+        assert process.poll() is None, process.communicate()[0]
+        return reached()
+
+    until(reached_alive, what, seconds, pause)
+
+
+def cut_off_in_trial_2(path: Path, number: signal.Signals) -> tuple[str, dict[int, TrialRecord]]:
     """Start a sweep and end it by a signal while its second trial runs: what it printed, and the records it left."""
     sweep = sweep_file.load(path)
     process = start(path)
@@ -78,7 +100,7 @@ def cut_off_in_trial_2(path: Path, number: signal.Signals) -> tuple[str, dict[in
     return printed, left
 
 
-def goes_on_as_if_unbroken(path: Path, cut_off: dict[int, Record], unbroken: dict[int, Any]) -> None:
+def goes_on_as_if_unbroken(path: Path, cut_off: dict[int, TrialRecord], unbroken: dict[int, Any]) -> None:
     """Start a sweep that was cut off in its second trial again, and see it to its end."""
     sweep = sweep_file.load(path)
     process = start(path)
@@ -89,13 +111,9 @@ def goes_on_as_if_unbroken(path: Path, cut_off: dict[int, Record], unbroken: dic
     assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
 
 
-def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> str:
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], what: str) -> str:
     """Kill a sweep's own process at a moment, wait until those that it started are gone, and what it printed."""
-    deadline = time.monotonic() + 180
-    while not reached():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the moment never came"
-        time.sleep(0.005)
+    wait_beside(process, reached, what, pause=0.005)
     started = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     _, left = psutil.wait_procs(started, timeout=30)
@@ -106,28 +124,14 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> st
 
 def kill_trials() -> list[int]:
     """Kill the processes in which this process's Ray trains; their ids."""
-    found = [p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline())]
-    for process in found:
+    trials = [p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline())]
+    for process in trials:
         process.kill()
-    return [process.pid for process in found]
+    return [process.pid for process in trials]
 
 
 def outcome(sweep: config.Sweep) -> dict[int, Any]:
     return {n: (dict(r.config), r.state, r.gain, r.constraint, dict(r.confirmation)) for n, r in records(sweep).items()}
-
-
-def tracked(sweep: config.Sweep, uri: str = "") -> dict[str, Any]:
-    """All runs in MLflow, by the trials' numbers; `parent` is the sweep's."""
-    client = mlflow.MlflowClient(uri or tracking.default_uri(Path(sweep.storage)))
-    experiment = client.get_experiment_by_name(sweep.mlflow.experiment)
-    found = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
-    by_number = {run.data.tags.get("sweep.trial", "parent"): run for run in found}
-    assert len(by_number) == len(found), "two runs for one trial"
-    return by_number
-
-
-def statuses(sweep: config.Sweep) -> list[str]:
-    return sorted(run.info.status for run in tracked(sweep).values())
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +155,12 @@ def test_a_sweep_that_was_cut_off_goes_on_as_if_unbroken(
     sweep = sweep_file.load(path)
     printed, cut_off = cut_off_in_trial_2(path, number)
     assert "Traceback" not in printed
+    assert rays_lines(printed) == []
     assert "stopped; run the same command to go on" in printed
-    assert "RUNNING" not in statuses(sweep)
+    assert "RUNNING" not in tracked.statuses(sweep)
 
     goes_on_as_if_unbroken(path, cut_off, unbroken)
-    assert statuses(sweep) == ["FINISHED"] * 5
+    assert tracked.statuses(sweep) == ["FINISHED"] * 5
 
 
 @pytest.mark.slow
@@ -164,34 +169,38 @@ def test_a_sweep_killed_at_three_moments_ends_as_if_unbroken(
 ) -> None:
     path = write_sweep(LONG_TRIALS)
     sweep = sweep_file.load(path)
-    folder = Path(sweep.storage) / sweep.name
+    folder = folder_of(sweep)
 
-    kill_when(start(path), lambda: any((Path(sweep.storage) / "cache").glob("[!.]*/meta.json")))
+    cache = folder.storage.cache
+    kill_when(start(path), lambda: any(cache.glob("[!.]*/meta.json")), "the first table of the cache")
     assert records(sweep) == {}, "the cache was full too soon for this test"
 
     def between_points() -> bool:
         return 2 in records(sweep) and len(records(sweep)[2].points) == 1
 
-    kill_when(start(path), between_points)
+    kill_when(start(path), between_points, "the first evaluation of trial 2")
     cut_off = records(sweep)
     assert [r.state for _, r in sorted(cut_off.items())] == ["complete", "complete", "running"]
 
-    printed = kill_when(start(path), lambda: any(folder.glob("trials/000[1-3]/confirmation.csv")))
+    printed = kill_when(
+        start(path), lambda: any(folder.path.glob("trials/000[1-3]/confirmation.csv")), "the first confirmation"
+    )
     assert "going on after 1 finished trials" in printed
     assert [r.state for _, r in sorted(records(sweep).items())] == ["complete"] * 4
     assert records(sweep)[2].points[0] == cut_off[2].points[0]  # it went on from its checkpoint
-    assert not (folder / "best").exists(), "all was confirmed too soon for this test"
-    assert "RUNNING" in statuses(sweep)  # nobody could say that it ended
+    assert not (folder.path / "best").exists(), "all was confirmed too soon for this test"
+    assert "RUNNING" in tracked.statuses(sweep)  # nobody could say that it ended
 
     last = start(path)
     printed, _ = last.communicate(timeout=180)
     assert last.returncode == 0, printed
     assert "going on after 3 finished trials" in printed
     assert "Traceback" not in printed
+    assert rays_lines(printed) == []
     assert outcome(sweep) == unbroken
     assert len({str(sorted(record.config.items())) for record in records(sweep).values()}) == 4
-    assert set(tracked(sweep)) == {"parent", "0", "1", "2", "3"}
-    assert statuses(sweep) == ["FINISHED"] * 5
+    assert set(tracked.runs(sweep)) == {"parent", "0", "1", "2", "3"}
+    assert tracked.statuses(sweep) == ["FINISHED"] * 5
 
 
 @pytest.mark.slow
@@ -207,41 +216,43 @@ def test_an_mlflow_server_that_is_down_for_a_minute_costs_a_sweep_nothing(
         """When each evaluation point was reached."""
         return sorted(point.time for number, r in records(sweep).items() if number for point in r.points)
 
-    def wait(reached: Callable[[], bool]) -> None:
-        while not reached():
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.2)
-
-    with mlflow_server.running(tmp_path / "server", port) as uri:
-        process = start(path, MLFLOW_TRACKING_URI=uri)
-        try:
-            wait(lambda: "2" in tracked(sweep, uri))
-        except BaseException:
-            process.kill()
-            raise
-    down = time.time()
-    time.sleep(60)
-    up = time.time()
-    with mlflow_server.running(tmp_path / "server", port) as uri:
-        try:
-            wait(lambda: len([when for when in times() if when > up]) > 5)
+    with contextlib.ExitStack() as ending:
+        with mlflow_server.running(tmp_path / "server", port) as uri:
+            process = start(path, MLFLOW_TRACKING_URI=uri)
+            ending.callback(process.kill)
+            wait_beside(process, lambda: "2" in tracked.runs(sweep, uri), "the run of trial 2 in MLflow", pause=0.2)
+        down = time.time()
+        wait_beside(
+            process,
+            lambda: time.time() > down + 60 and len([when for when in times() if when > down]) > 10,
+            "a minute and ten evaluation points without MLflow",
+            seconds=300,
+        )
+        up = time.time()
+        with mlflow_server.running(tmp_path / "server", port):
+            wait_beside(
+                process,
+                lambda: len([when for when in times() if when > up]) > 5,
+                "five evaluation points with MLflow again",
+                pause=0.2,
+            )
             process.send_signal(signal.SIGINT)
             printed, _ = process.communicate(timeout=200)
-        finally:
-            process.kill()
-        assert process.returncode == 130, printed
-        assert "is behind" not in printed
-        runs, found = tracked(sweep, uri), records(sweep)
-        assert set(runs) == {"parent", *map(str, found)}
-        assert runs["parent"].info.status == "KILLED"  # as it was stopped
-        client = mlflow.MlflowClient(uri)
-        for number, record in found.items():
-            run = runs[str(number)]
-            assert run.info.status == {"complete": "FINISHED", "running": "KILLED"}[record.state]
-            assert {key: run.data.params[key] for key in record.config} == {k: str(v) for k, v in record.config.items()}
-            for key in record.metrics:
-                told = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
-                assert told == [(point.step, point.metrics[key]) for point in record.points if key in point.metrics]
+            assert process.returncode == 130, printed
+            assert "is behind" not in printed
+            runs, left = tracked.runs(sweep, uri), records(sweep)
+            assert set(runs) == {"parent", *map(str, left)}
+            assert runs["parent"].info.status == "KILLED"  # as it was stopped
+            client = mlflow.MlflowClient(uri)
+            for number, record in left.items():
+                run = runs[str(number)]
+                assert run.info.status == {"complete": "FINISHED", "running": "KILLED"}[record.state]
+                assert {key: run.data.params[key] for key in record.config} == {
+                    k: str(v) for k, v in record.config.items()
+                }
+                for key in record.metrics:
+                    told = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+                    assert told == [(point.step, point.metrics[key]) for point in record.points if key in point.metrics]
     between = list(itertools.pairwise(times()))
     during = [b - a for a, b in between if down < a and b < up]
     others = [b - a for a, b in between if b < down or up < a]
@@ -253,21 +264,21 @@ def test_an_mlflow_server_that_is_down_for_a_minute_costs_a_sweep_nothing(
 def test_a_sweep_in_an_object_store_goes_on_on_a_machine_with_an_empty_disk(
     write_sweep: Callable[..., Path],
     unbroken: dict[int, Any],
-    s3: Any,  # noqa: ARG001
+    s3: ThreadedMotoServer,  # noqa: ARG001
     pocket: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = write_sweep(LONG_TRIALS | {"storage": "s3://bucket/runs"})
     sweep = sweep_file.load(path)
-    folder = storage.folder(sweep.storage) / sweep.name
+    folder = folder_of(sweep)
     with mlflow_server.running(tmp_path / "server", mlflow_server.free_port()) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first machine"))
         _, cut_off = cut_off_in_trial_2(path, signal.SIGINT)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second machine"))
         goes_on_as_if_unbroken(path, cut_off, unbroken)
-        runs = tracked(sweep, uri)
+        runs = tracked.runs(sweep, uri)
         assert set(runs) == {"parent", "0", "1", "2", "3"}
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
@@ -278,7 +289,7 @@ def test_a_sweep_in_an_object_store_goes_on_on_a_machine_with_an_empty_disk(
             )
             assert done.returncode == 0, done.stdout + done.stderr
     assert not list(tmp_path.glob("s3:*")), "something took the URL for a folder"
-    page = storage.read(folder / "report.html")
+    page = storage.read(folder.report)
     assert page is not None
     assert b"Adiabatic regime" in page
     tuned, base = (
@@ -319,11 +330,11 @@ def test_a_process_that_dies_each_time_is_a_crashed_trial(write_sweep: Callable[
     killer.start()
     driver.run(sweep, Console())
     killer.join()
-    found = records(sweep)
-    assert found[1].state == "crashed"
-    assert "its process died" in found[1].reason
-    assert found[2].state == "complete"
-    assert statuses(sweep) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
+    left = records(sweep)
+    assert left[1].state == "crashed"
+    assert "its process died" in left[1].reason
+    assert left[2].state == "complete"
+    assert tracked.statuses(sweep) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
 
 
 @pytest.mark.slow
@@ -343,13 +354,17 @@ def test_a_process_that_cannot_load_the_encoder_is_tried_again_and_says_why(
     sweep = sweep_file.load(write_sweep(changes | {"resources.retries": retries}))
 
     def take_away_for_a_time() -> None:
-        while 0 not in records(sweep):
-            time.sleep(0.05)
+        until(lambda: 0 in records(sweep), "the untouched encoder's record", seconds=120)
         earlier = set(ray._private.state.actors())  # of the embedding, some of which may still be ending
         encoder.rename(elsewhere)
-        while not ray._private.state.actors(actor_state_name="DEAD").keys() - earlier:
-            time.sleep(0.1)
-        elsewhere.rename(encoder)
+
+        def one_died() -> bool:
+            return bool(ray._private.state.actors(actor_state_name="DEAD").keys() - earlier)
+
+        try:
+            until(one_died, "a trial's process that cannot load the encoder", seconds=120)
+        finally:
+            elsewhere.rename(encoder)
 
     taking = threading.Thread(target=take_away_for_a_time)
     taking.start()
@@ -360,29 +375,3 @@ def test_a_process_that_cannot_load_the_encoder_is_tried_again_and_says_why(
         with pytest.raises(errors.SweepError, match=r"1 trials crashed.*; the last one: ModelError: .*encoder"):
             driver.run(sweep, Console())
     taking.join()
-
-
-def test_two_processes_do_not_run_one_sweep(load_sweep: Callable[..., config.Sweep]) -> None:
-    sweep = load_sweep()
-    folder = Path(sweep.storage) / sweep.name
-    folder.mkdir(parents=True)
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import filelock, time; lock = filelock.FileLock({str(folder / '.lock')!r}); lock.acquire(); "
-            "print('held', flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        with (
-            pytest.raises(errors.SweepError, match=r"is in use by another process that runs this sweep"),
-            session.sole_owner(folder),
-        ):
-            pass
-    finally:
-        holder.kill()
-        holder.wait()

@@ -5,52 +5,66 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sources
-from adiabatic_ray.evaluate.benchmark import Benchmark
+from adiabatic_ray.data.sets import Triplets
+from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.model import checkpoint
-from adiabatic_ray.train import step, trial
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.train import trial
+from adiabatic_ray.train.trial import Progress
 
 SETTINGS = config.Train(
     data=config.Source(path="none"), learning_rate=1e-4, batch_size=8, steps=12, evaluations=3, freeze="embeddings"
 )
 
 
+Points = Iterator[Progress[Measurement]]
+Run = Callable[..., Points]
+Tensors = dict[str, torch.Tensor]
+
+
 @pytest.fixture(scope="module")
-def data(pocket: Path, encoder: Any) -> trial.TrainingData:
+def data(pocket: Path, encoder: Encoder) -> trial.TrainingData:
     triplets = sources.load("train", config.Source(path=str(pocket / "questions" / "train.jsonl"), limit=60), seed=0)
+    assert isinstance(triplets, Triplets)
     return trial.TrainingData.prepare(triplets, encoder.encode(triplets.passages, "passage"), encoder)
 
 
 @pytest.fixture
-def run(encoder: Any, data: trial.TrainingData) -> Any:
-    def run(resume: checkpoint.Checkpoint | None = None, seed: int = 0, **changes: Any) -> Iterator[Any]:
+def run(encoder: Encoder, data: trial.TrainingData) -> Run:
+    """Runs a trial with some of the settings changed."""
+
+    def run(resume: checkpoint.Checkpoint | None = None, seed: int = 0, **changes: Any) -> Points:
         settings = dataclasses.replace(SETTINGS, **changes)
         return trial.run(encoder, data, settings, Benchmark([]).measure, seed=seed, resume=resume)
 
     return run
 
 
-def end(trial_run: Iterator[Any]) -> dict[str, torch.Tensor]:
-    *_, last = trial_run
+def end(points: Points) -> Tensors:
+    """The displacement with which a trial ends."""
+    *_, last = points
     assert last.status == "complete", last.reason
+    assert last.displacement is not None
     return last.displacement.tensors()
 
 
-def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+def largest_difference(a: Tensors, b: Tensors) -> float:
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dropout": {"dropout": True},
     "warm-up and decay": {"warmup_steps": 5, "weight_decay": 0.1},
@@ -63,12 +77,13 @@ VARIANTS = {
 @pytest.mark.parametrize(
     "changes", [pytest.param(v, id=k, marks=[pytest.mark.slow] if v else []) for k, v in VARIANTS.items()]
 )
-def test_stopped_and_resumed_equals_unbroken(run: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_stopped_and_resumed_equals_unbroken(run: Run, tmp_path: Path, changes: dict[str, Any]) -> None:
     unbroken = end(run(**changes))
     for stop_after in (1, 2):
         stopped = run(**changes)
         for _ in range(stop_after):
             progress = next(stopped)
+        assert progress.checkpoint is not None
         checkpoint.save(tmp_path / "c.safetensors", progress.checkpoint())
         stopped.close()
         end(run(seed=9, **changes))  # what the process did in between changes nothing
@@ -76,7 +91,7 @@ def test_stopped_and_resumed_equals_unbroken(run: Any, tmp_path: Path, changes: 
         assert largest_difference(resumed, unbroken) == 0.0
 
 
-def test_each_setting_reaches_the_training(run: Any) -> None:
+def test_each_setting_reaches_the_training(run: Run) -> None:
     """Any two variants end elsewhere: no setting is ignored."""
     variants = VARIANTS | {"margin": {"margin": 0.3}, "batch": {"batch_size": 4}, "rate": {"learning_rate": 2e-4}}
     ends = {name: end(run(**changes)) for name, changes in variants.items()}
@@ -87,16 +102,14 @@ def test_each_setting_reaches_the_training(run: Any) -> None:
     assert largest_difference(ends["plain"], end(run(seed=1))) > 1e-7
 
 
-def test_accumulating_micro_batches_equals_one_large_batch(run: Any) -> None:
+def test_accumulating_micro_batches_equals_one_large_batch(run: Run) -> None:
     """The batches follow each other in the same order, and AdamW sees the same mean gradient."""
     small, large = end(run(batch_size=4, gradient_accumulation_steps=2)), end(run(batch_size=8))
     difference = sum(float((small[name] - large[name]).square().sum()) for name in large)
     assert difference < 1e-6 * sum(float(delta.square().sum()) for delta in large.values())
 
 
-def test_frozen_parameters_stay_bit_identical(run: Any, encoder: Any, pocket: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
+def test_frozen_parameters_stay_bit_identical(run: Run, encoder: Encoder, pocket: Path) -> None:
     before = {name: weight.clone() for name, weight in encoder.parameters.items()}
     moved = end(run(freeze="embeddings+layer.0", learning_rate=1e-2))
     assert sorted(moved) == sorted(n for n in before if not n.startswith("embeddings.") and "layer.0." not in n)
@@ -107,7 +120,7 @@ def test_frozen_parameters_stay_bit_identical(run: Any, encoder: Any, pocket: Pa
         assert torch.equal(weight, fresh[name])
 
 
-def test_progress_tells_what_happened(run: Any) -> None:
+def test_progress_tells_what_happened(run: Run) -> None:
     points = list(run())
     assert [(p.step, p.steps, p.status) for p in points] == [
         (4, 12, "running"),
@@ -121,8 +134,9 @@ def test_progress_tells_what_happened(run: Any) -> None:
     assert {"loss", "time/seconds_per_step", "time/evaluation_seconds"} <= last.keys()
 
 
-def test_the_norms_are_those_of_all_entries_together(run: Any, encoder: Any) -> None:
+def test_the_norms_are_those_of_all_entries_together(run: Run, encoder: Encoder) -> None:
     *_, last = run()
+    assert last.displacement is not None
     moved = last.displacement.tensors()
     assert {delta.dim() for delta in moved.values()} == {1, 2}
     moves, base = (
@@ -136,37 +150,29 @@ def test_the_norms_are_those_of_all_entries_together(run: Any, encoder: Any) -> 
     assert last.metrics["displacement/max"] == np.abs(moves).max()
 
 
-def test_half_precision_that_the_cpu_does_not_train_in_is_an_error(run: Any) -> None:
+def test_half_precision_that_the_cpu_does_not_train_in_is_an_error(run: Run) -> None:
     with pytest.raises(errors.ConfigError, match=r"`fp16` needs a GPU; on a CPU use `no` or `bf16`"):
         list(run(mixed_precision="fp16"))
 
 
-def test_training_reduces_the_loss_it_trains(run: Any) -> None:
+def test_training_reduces_the_loss_it_trains(run: Run) -> None:
     points = list(run(steps=120, learning_rate=1e-3, batch_size=14, evaluations=4))
     assert points[-1].metrics["loss"] < 0.7 * points[0].metrics["loss"]
 
 
-def test_weight_decay_pulls_back_to_the_untouched_weights(run: Any) -> None:
+def test_weight_decay_pulls_back_to_the_untouched_weights(run: Run) -> None:
     free, pulled = end(run(learning_rate=1e-2)), end(run(learning_rate=1e-2, weight_decay=20.0))
     size = [sum(float(delta.square().sum()) for delta in moved.values()) for moved in (free, pulled)]
     assert size[1] < 0.8 * size[0]
 
 
-def test_warm_up_rises_to_the_rate() -> None:
-    settings = dataclasses.replace(SETTINGS, learning_rate=1.0, warmup_steps=3)
-    assert [step.learning_rate(settings, i) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-
-
-def test_precision_may_change_from_trial_to_trial_in_a_process(run: Any) -> None:
+def test_precision_may_change_from_trial_to_trial_in_a_process(run: Run) -> None:
     assert largest_difference(end(run()), end(run())) == 0.0
     end(run(mixed_precision="bf16"))
     assert largest_difference(end(run()), end(run())) == 0.0
 
 
-# ---- trouble ----
-
-
-def test_a_loss_that_is_not_a_number_ends_the_trial(run: Any) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_trial(run: Run) -> None:
     points = list(run(learning_rate=1e30, steps=100, evaluations=2))
     assert [p.status for p in points] == ["diverged"]
     assert "the loss is nan at step" in points[0].reason
@@ -174,14 +180,14 @@ def test_a_loss_that_is_not_a_number_ends_the_trial(run: Any) -> None:
     assert points[0].step < 100
 
 
-def test_a_displacement_as_large_as_the_weights_ends_the_trial(run: Any) -> None:
+def test_a_displacement_as_large_as_the_weights_ends_the_trial(run: Run) -> None:
     points = list(run(learning_rate=0.02, steps=200, evaluations=2))
     assert [p.status for p in points] == ["diverged"]
     assert "times as large as the weights at step" in points[0].reason
     assert points[0].step < 200
 
 
-def test_a_mask_that_does_not_fit_is_an_error(run: Any) -> None:
+def test_a_mask_that_does_not_fit_is_an_error(run: Run) -> None:
     with pytest.raises(errors.MaskError, match=r"`layer.7` of 'layer.7' matches no parameter"):
         next(run(freeze="layer.7"))
 

@@ -1,0 +1,126 @@
+"""What the trials of a sweep share is read and embedded once, whoever embeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from adiabatic_ray import config, errors, sweep_file
+from adiabatic_ray.data.sets import Ranking, Triplets, Xnli
+from adiabatic_ray.evaluate import embedded_data
+from adiabatic_ray.evaluate.embedded_data import Data, EmbeddingBuilder, Texts
+from adiabatic_ray.model.encoder import Encoder
+from tests.generators import drain
+
+Load = Callable[..., config.Sweep]
+
+
+@pytest.fixture
+def data(load_sweep: Load) -> Data:
+    return embedded_data.read(load_sweep())
+
+
+def test_all_sets_are_read_as_their_kinds(data: Data) -> None:
+    assert isinstance(data.train, Triplets)
+    kinds = {"questions": Triplets, "xnli": Xnli}
+    for section in (data.selection, data.confirmation):
+        assert {name: type(read) for name, read in section.items()} == kinds
+    assert [len(read) for read in data.all()] == [200, 200, 20, 100, 10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.data": {"path": "{pocket}/xnli/selection.jsonl"}}, r"train.data: .* holds no triplets to train on"),
+        ({"search.objective": "xnli"}, r"search.objective: `xnli` must be a set of triplets, but it is XNLI"),
+        (
+            {"evaluate.selection": {"questions": {"path": "{pocket}/questions"}, "xnli": {"path": "/nowhere"}}},
+            "nowhere",
+        ),
+    ],
+)
+def test_sets_that_do_not_fit_are_told(
+    changes: dict[str, object], message: str, write_sweep: Callable[..., Path], pocket: Path
+) -> None:
+    file = write_sweep(changes)
+    file.write_text(file.read_text().replace("{pocket}", str(pocket)))
+    with pytest.raises(errors.AdiabaticRayError, match=message):
+        embedded_data.read(sweep_file.load(file))
+
+
+def test_tables_hold_the_encoders_own_embeddings(encoder: Encoder, data: Data, tmp_path: Path) -> None:
+    progress, embedded = drain(EmbeddingBuilder(encoder, tmp_path).embedded_data(data))
+    assert torch.equal(embedded.train_passages.open(), encoder.encode(data.train.passages, "passage"))
+    read = [*data.selection.values(), *data.confirmation.values()]
+    assert len(embedded.selection) == len(embedded.confirmation) == 2
+    for one, source in zip([*embedded.selection, *embedded.confirmation], read, strict=True):
+        assert torch.equal(one.passages.open(), encoder.encode(source.passages, "passage"))
+        assert torch.equal(one.queries.open(), encoder.encode(source.queries, "query"))
+        assert one.data.passages == []  # a trial needs their embeddings only
+        assert (one.data.name, one.data.queries) == (source.name, source.queries)
+    assert embedded.train.passages == []
+    ended = [(one.name, one.side) for one in progress if one.progress.done == one.progress.total]
+    names = ["questions", "xnli", "questions (confirmation)", "xnli (confirmation)"]
+    assert ended == [("train", "passage"), *((name, side) for name in names for side in ("passage", "query"))]
+
+
+def test_what_is_in_the_cache_is_not_embedded_again(encoder: Encoder, data: Data, tmp_path: Path) -> None:
+    _, first = drain(EmbeddingBuilder(encoder, tmp_path).embedded_data(data))
+    again = EmbeddingBuilder(encoder, tmp_path, lambda texts: pytest.fail("embedded again") if texts else [])
+    assert drain(again.embedded_data(data)) == ([], first)
+
+
+def test_others_embed_what_is_missing_in_one_go(encoder: Encoder, data: Data, tmp_path: Path) -> None:
+    """Two of the tables are there; the encoder is asked for the others at once, and may answer in blocks."""
+    selected = {"questions": data.selection["questions"]}
+    drain(EmbeddingBuilder(encoder, tmp_path).evaluation_sets(selected))
+    asked: list[list[Texts]] = []
+
+    def embed(texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
+        asked.append(list(texts))
+        for table, (side, own) in enumerate(texts):
+            for start in range(0, len(own), 7):
+                yield table, encoder.encode(own[start : start + 7], side)
+
+    builder = EmbeddingBuilder(encoder, tmp_path, embed)
+    _, sets = drain(builder.evaluation_sets(data.selection))
+    xnli = data.selection["xnli"]
+    assert asked == [[("passage", xnli.passages), ("query", xnli.queries)]]
+    assert torch.allclose(sets[1].queries.open(), encoder.encode(xnli.queries, "query"), atol=1e-6)
+    assert torch.allclose(sets[1].passages.open(), encoder.encode(xnli.passages, "passage"), atol=1e-6)
+
+
+def test_a_table_that_another_sweep_filled_meanwhile_is_passed_over(
+    encoder: Encoder, data: Data, tmp_path: Path
+) -> None:
+    """The stream of embeddings holds its blocks all the same, which must not go into the next table."""
+
+    def embed(texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
+        for table, (side, own) in enumerate(texts):
+            yield table, encoder.encode(own, side)
+
+    filling = EmbeddingBuilder(encoder, tmp_path, embed).embedded_data(Data(data.train, data.selection, {}))
+    assert next(filling).name == "train"
+    questions = {"questions": data.selection["questions"]}
+    progress, _ = drain(EmbeddingBuilder(encoder, tmp_path).evaluation_sets(questions))
+    assert {one.side for one in progress} == {"passage", "query"}
+    rest, embedded = drain(filling)
+    assert {one.name for one in rest} == {"train", "xnli"}
+    for one, read in zip(embedded.selection, data.selection.values(), strict=True):
+        assert torch.equal(one.passages.open(), encoder.encode(read.passages, "passage"))
+        assert torch.equal(one.queries.open(), encoder.encode(read.queries, "query"))
+
+
+def test_a_ranking_set_is_embedded_too(encoder: Encoder, data: Data, tmp_path: Path) -> None:
+    texts = data.train
+    ranking = Ranking(
+        name="r", queries=texts.queries[:2], passages=texts.passages[:5], judgements=[{0: 1}, {1: 1}],
+        identical=np.full(2, -1),
+    )  # fmt: skip
+    _, (embedded,) = drain(EmbeddingBuilder(encoder, tmp_path).evaluation_sets({"r": ranking}))
+    assert torch.equal(embedded.passages.open(), encoder.encode(ranking.passages, "passage"))

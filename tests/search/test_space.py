@@ -1,0 +1,86 @@
+"""The search space as Optuna's distributions, as a grid, and in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import optuna
+import pytest
+
+from adiabatic_ray import config
+from adiabatic_ray.search import space
+from tests.sweeps import MINIMAL, minimal
+
+FINITE: dict[str, Any] = {"batch_size": [8, 14], "freeze": ["none", "embeddings", "layer.0"]}
+RATE = config.Range(low=1e-8, high=1e-6, log=True)
+
+
+def search(chosen: dict[str, Any], **changes: Any) -> config.Search:
+    return config.Search(objective="questions", space=chosen, **changes)
+
+
+def test_distributions_follow_the_types_of_the_train_section() -> None:
+    chosen = {
+        "learning_rate": RATE,
+        "steps": config.Range(low=100, high=500, step=100),
+        "batch_size": config.Range(low=8, high=64, log=True),
+        "margin": config.Range(low=0.1, high=0.3, step=0.05),
+        "dropout": [True, False],
+    }
+    assert space.to_distributions(search(chosen)) == {
+        "learning_rate": optuna.distributions.FloatDistribution(1e-8, 1e-6, log=True),
+        "steps": optuna.distributions.IntDistribution(100, 500, step=100),
+        "batch_size": optuna.distributions.IntDistribution(8, 64, log=True),
+        "margin": optuna.distributions.FloatDistribution(0.1, 0.3, step=0.05),
+        "dropout": optuna.distributions.CategoricalDistribution([True, False]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("added", "size"),
+    [
+        ({}, 6),
+        ({"steps": config.Range(low=10, high=50, step=20)}, 18),
+        ({"steps": config.Range(low=10, high=13)}, 24),
+        ({"margin": config.Range(low=0.1, high=0.3, step=0.05)}, 30),
+        ({"margin": config.Range(low=0.1, high=0.3)}, None),
+        ({"learning_rate": RATE}, None),
+    ],
+)
+def test_size_of_a_space(added: dict[str, Any], size: int | None) -> None:
+    assert space.size(search(FINITE | added)) == size
+
+
+def test_a_grid_is_every_combination_once() -> None:
+    chosen = FINITE | {"dropout": [True, False]}
+    grid = space.grid(search(chosen, method="grid"))
+    assert len(grid) == math.prod(len(choices) for choices in chosen.values())
+    assert grid[:3] == [
+        {"batch_size": 8, "freeze": "none", "dropout": True},
+        {"batch_size": 8, "freeze": "none", "dropout": False},
+        {"batch_size": 8, "freeze": "embeddings", "dropout": True},
+    ]
+    assert len({tuple(choice.items()) for choice in grid}) == len(grid)
+
+
+def test_masks_are_those_of_the_space_or_the_one_of_the_train_section() -> None:
+    assert space.masks(MINIMAL) == ["none", "embeddings"]
+    assert space.masks(minimal(search=search({"learning_rate": [1e-8]}, method="grid"))) == ["embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "method", "trials", "count", "how"),
+    [
+        (FINITE, "grid", None, 6, "6 trials, a grid"),
+        (FINITE, "grid", 4, 4, "4 trials, a grid"),
+        (FINITE, "optuna", 9, 6, "6 trials, chosen by Optuna (tpe)"),
+        ({"learning_rate": RATE}, "optuna", 9, 9, "9 trials, chosen by Optuna (tpe)"),
+    ],
+)
+def test_trials_are_bounded_by_the_budget_and_the_space(
+    chosen: dict[str, Any], method: str, trials: int | None, count: int, how: str
+) -> None:
+    sweep = minimal(search=search(chosen, method=method), budget=config.Budget(trials=trials))
+    assert space.num_trials(sweep) == count
+    assert space.describe_trials(sweep) == how
