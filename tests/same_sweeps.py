@@ -2,8 +2,8 @@
 
     python -m tests.same_sweeps BEFORE AFTER [--p-values REL]
 
-BEFORE and AFTER are sweeps' folders, each beside its storage's `mlflow.db`. Prints what differs, and exits with 1 where
-something does. `--p-values 1e-9` allows p-values to differ by that much, relatively: they may come from another library.
+BEFORE and AFTER are sweeps' folders, each beside its storage's `mlflow.db`. Prints what differs, and exits with 1 if
+something does. With `--p-values 1e-9` p-values may differ by that much, relatively, as from another library.
 """
 
 from __future__ import annotations

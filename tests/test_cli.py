@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from adiabatic_ray import __version__, cli
+from adiabatic_ray.model.encoder import Encoder
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[1]
 
 
+COMMANDS = [
+    *("sweep", "validate", "schema", "embed", "train", "evaluate"),
+    *("submit", "stop", "logs", "report", "leaderboard", "status", "confirm", "export"),
+]
+
+
 def test_help_names_every_command_and_imports_none_of_them() -> None:
     done = subprocess.run([sys.executable, "-m", "adiabatic_ray", "--help"], capture_output=True, text=True, check=True)
-    for command in ("sweep", "validate", "embed", "train", "evaluate", "report", "status", "confirm", "export"):
-        assert re.search(rf"^    {command} ", done.stdout, re.M)
-    assert re.search(r"^    leaderboard\n", done.stdout, re.M)  # too long for its help to stand beside it
+    assert re.findall(r"^    (\w+)", done.stdout, re.M) == COMMANDS
     program = "import sys, adiabatic_ray.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "argparse" in loaded
     assert not {"torch", "ray", "numpy", "rich", "ruamel", "mlflow"} & set(loaded)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([command, "--help"])
+    assert exit_.value.code == 0
+    usage, _, explained = capsys.readouterr().out.partition("\n\n")
+    assert usage.startswith(f"usage: adiabatic-ray {command} ")
+    assert re.match(r"[A-Z].*\.\n", explained, re.S)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as exit_:
         cli.main(["--version"])
+    assert exit_.value.code == 0
     assert capsys.readouterr().out.strip() == f"adiabatic-ray {__version__}"
 
 
@@ -52,8 +70,41 @@ def test_a_users_mistake_is_a_message_and_no_stack(write_sweep: Write, capsys: p
     assert "Traceback" not in err
 
 
+def test_a_place_that_cannot_be_written_is_a_message(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path, pocket: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    arguments = ["evaluate", "--model", str(pocket / "encoder"), "--data", f"{write_sweep()}:selection.questions"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "file" / "out")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_interrupt_is_status_130_and_no_stack() -> None:
+    """While a command waits for a server that does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "adiabatic_ray", "logs", "small", "--address", address]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            asked, _ = silent.accept()
+            with asked:
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema"]) == 0
+    assert {"search", "constraint", "budget"} <= json.loads(capsys.readouterr().out)["properties"].keys()
+
+
 def test_validate_prints_the_plan_and_starts_nothing(
-    write_sweep: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path, encoder: Any
+    write_sweep: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path, encoder: Encoder
 ) -> None:
     path = write_sweep({"search.space.freeze": ["none", "embeddings+layer.*.output.dense.weight"]})
     assert cli.main(["validate", str(path)]) == 0

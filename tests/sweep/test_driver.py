@@ -245,6 +245,24 @@ def test_several_trials_at_once(load_sweep: Load) -> None:
 
 
 @pytest.mark.slow
+def test_a_trial_on_two_processes_is_the_same_trial(load_sweep: Load) -> None:
+    rates = {"learning_rate": [1e-5, 2e-5], "freeze": ["embeddings", "embeddings+output.dense.weight"]}
+    changes = {
+        "search": {"objective": "questions", "method": "grid", "space": rates},
+        "budget": {},
+        "evaluate.confirmation": None,
+    }
+    outcomes = []
+    for workers in (1, 2):
+        _, store = run(load_sweep(changes | {"name": f"on_{workers}", "resources.workers_per_trial": workers}))
+        assert [record.state for record in store.finished()] == ["complete"] * 5
+        outcomes.append([(record.gain, record.metrics.get("loss", 0.0)) for record in store.finished()])
+    for (gain, loss), (other_gain, other_loss) in zip(*outcomes, strict=True):
+        assert gain == other_gain
+        assert loss == pytest.approx(other_loss, abs=1e-6)
+
+
+@pytest.mark.slow
 def test_what_is_handed_over_follows_the_winner(load_sweep: Load) -> None:
     """A larger budget finds a better trial, or confirms more of them."""
     changes = {

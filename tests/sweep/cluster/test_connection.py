@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -110,7 +110,7 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def result_of(work: Any) -> Any:
+def result_of(work: Callable[[], object]) -> object:
     import ray
 
     return connection.get(ray.remote(max_retries=0)(work).remote())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 import torch
@@ -18,13 +19,16 @@ from adiabatic_ray.sweep.workers import encoder_actors
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+Result = TypeVar("Result")
 TWO = Plan(cpus=1, gpus=0, concurrent=2, workers=1, fitting=2, filling_cpus=2)
 
 
-def on_ray(work: Any, *arguments: Any, cpus: float) -> Any:
+def on_ray(work: Callable[..., Result], *arguments: object, cpus: float) -> Result:
+    """What a function comes to in a Ray task that is given so many CPUs."""
     import ray
 
-    return ray.get(ray.remote(num_cpus=cpus)(work).remote(*arguments), timeout=120)
+    result: Result = ray.get(ray.remote(num_cpus=cpus)(work).remote(*arguments), timeout=120)
+    return result
 
 
 @pytest.mark.parametrize(
