@@ -21,9 +21,8 @@ from tests.k8s.rendering import WITH_RAY, Manifest, cluster_spec, groups, ray_ob
 
 SCALED = [overlay for overlay in WITH_RAY if not overlay.startswith("kueue/")]
 WHAT_IT_SEES = """
-from adiabatic_ray.sweep import session
-from adiabatic_ray.sweep.cluster import nodes
-with session.connected():
+from adiabatic_ray.sweep.cluster import connection, nodes
+with connection.connected():
     print(nodes.now())
 """
 
