@@ -12,6 +12,7 @@ from adiabatic_ray.evaluate import bootstrap, significance
 from tests.simulation import NAMES, SETTINGS, paired, pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clustered", [False, True], ids=["queries", "premises"])
 def test_intervals_cover_a_known_effect(clustered: bool) -> None:
     """1,000 repetitions: the 95% interval holds the true improvement in 93% to 97% of them."""

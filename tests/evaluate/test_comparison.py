@@ -87,6 +87,7 @@ def test_one_model_on_one_file(tuned: Path, questions: Path) -> None:
     assert value == pytest.approx(100 * discordant(questions, tuned, tuned).mean())
 
 
+@pytest.mark.slow
 def test_against_a_base_the_documents_are_the_bases(tuned: Path, questions: Path, pocket: Path) -> None:
     table = adiabatic_ray.evaluate(tuned, questions, against=pocket / "encoder")
     assert list(table.columns) == ["model", "dataset", "measure", "value", "base", "improvement", "p_value"]
@@ -134,6 +135,7 @@ def test_the_numbers_are_the_command_lines(
         assert told.loc["beir"][["improvement", "p_value"]].isna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_several_models_have_the_rows_that_each_has_alone(tuned: Path, questions: Path, pocket: Path) -> None:
     base = str(pocket / "encoder")
     models = [tuned, base, config.Model(name=base, pooling="cls")]
@@ -166,6 +168,7 @@ def test_what_cannot_be_measured_is_told(questions: Path, pocket: Path, tmp_path
         adiabatic_ray.evaluate(tmp_path / "narrow", questions, against=pocket / "encoder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [

@@ -75,6 +75,7 @@ def test_what_is_in_the_cache_is_not_embedded_again(encoder: Encoder, data: Data
     assert drain(again.embedded_data(data)) == ([], first)
 
 
+@pytest.mark.slow
 def test_others_embed_what_is_missing_in_one_go(encoder: Encoder, data: Data, tmp_path: Path) -> None:
     """Two of the tables are there; the encoder is asked for the others at once, and may answer in blocks."""
     selected = {"questions": data.selection["questions"]}
@@ -95,6 +96,7 @@ def test_others_embed_what_is_missing_in_one_go(encoder: Encoder, data: Data, tm
     assert torch.allclose(sets[1].passages.open(), encoder.encode(xnli.passages, "passage"), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_table_that_another_sweep_filled_meanwhile_is_passed_over(
     encoder: Encoder, data: Data, tmp_path: Path
 ) -> None:

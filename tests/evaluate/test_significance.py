@@ -37,6 +37,7 @@ def test_mcnemar_is_the_exact_binomial_test(broken: int, fixed: int) -> None:
     assert p_value == pytest.approx(oracle, rel=1e-11, abs=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "fixed"), [(0, 1000), (5000, 5200), (4321, 5000), (5000, 5000), (0, 2000)])
 def test_mcnemar_of_many_changes(broken: int, fixed: int) -> None:
     assert significance.mcnemar(broken, fixed) == pytest.approx(rational(broken, fixed), rel=1e-12, abs=0)

@@ -76,10 +76,12 @@ def result(run: subprocess.CompletedProcess[str], file: Path) -> SweepResult:
     return adiabatic_ray.open_sweep(file)
 
 
+@pytest.mark.slow
 def test_a_run_is_quiet(run: subprocess.CompletedProcess[str]) -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_what_came_of_it(result: SweepResult, file: Path) -> None:
     sweep = adiabatic_ray.load_sweep(file)
     folder = Path(sweep.storage) / "small"
@@ -93,6 +95,7 @@ def test_what_came_of_it(result: SweepResult, file: Path) -> None:
     assert result.best == stored[max(gains, key=lambda number: gains[number])]
 
 
+@pytest.mark.slow
 def test_trials_are_the_rows_of_the_leaderboard(result: SweepResult) -> None:
     written = pd.read_csv(io.StringIO(result.trials.to_csv(index=False)))
     pd.testing.assert_frame_equal(written, pd.read_csv(result.folder / "leaderboard.csv"))
@@ -101,6 +104,7 @@ def test_trials_are_the_rows_of_the_leaderboard(result: SweepResult) -> None:
     assert {"gain", "constraint", "learning_rate", "state", "pnd/questions"} <= set(result.trials.columns)
 
 
+@pytest.mark.slow
 def test_the_encoder_and_the_model_of_both_sides(result: SweepResult, pocket: Path) -> None:
     base = SentenceTransformer(str(pocket / "encoder"), device="cpu")
     stored = SentenceTransformer(str(result.folder / "best" / "query_encoder"), device="cpu")
@@ -111,6 +115,7 @@ def test_the_encoder_and_the_model_of_both_sides(result: SweepResult, pocket: Pa
     assert both.encode_document(TEXTS).tobytes() == base.encode_document(TEXTS).tobytes()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_opened_by_its_folder_or_its_file(result: SweepResult, file: Path) -> None:
     for where in (result.folder, str(result.folder), file, str(file)):
         assert adiabatic_ray.open_sweep(where).best == result.best
@@ -118,6 +123,7 @@ def test_a_sweep_is_opened_by_its_folder_or_its_file(result: SweepResult, file: 
         adiabatic_ray.open_sweep(result.folder.with_name("smal"))
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_leaderboard(result: SweepResult) -> None:
     page = result._repr_html_()
     assert result.best is not None
@@ -149,6 +155,7 @@ def test_where_nothing_is_handed_over(tmp_path: Path) -> None:
         adiabatic_ray.open_sweep(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_goes_on_with_an_earlier_one(result: SweepResult, file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     records = {path: path.stat().st_mtime_ns for path in result.folder.glob("trials/*/trial.json")}

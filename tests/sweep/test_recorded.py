@@ -69,6 +69,7 @@ def test_it_is_exported(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
     assert not np.allclose(exported, encoder.encode(TEXTS, "query").numpy(), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_it_goes_on(folder: Path) -> None:
     before = {path: path.read_bytes() for path in folder.glob("trials/*/trial.json") if path.parent.name != "0006"}

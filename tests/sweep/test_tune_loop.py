@@ -121,6 +121,7 @@ def run(
         yield run
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_how_each_trial_ended_is_told(run: SweepRun, capfd: pytest.CaptureFixture[str]) -> None:
     endings = ["completes", "raises", "dies", "cannot load", "completes again"]

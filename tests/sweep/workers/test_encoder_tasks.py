@@ -62,6 +62,7 @@ def share(outcome: list[bool]) -> float:
     return 100 * sum(outcome) / len(outcome)
 
 
+@pytest.mark.slow
 def test_the_same_tables_are_filled_here_and_on_ray(
     tasks: EncoderTasks, small: config.Sweep, data: Data, embedded: EmbeddedData, tmp_path: Path
 ) -> None:
