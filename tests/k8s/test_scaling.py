@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import os
-import shutil
-import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from adiabatic_ray import config
 from adiabatic_ray.sweep.cluster import nodes, resources
-from tests.k8s.rendering import WITH_RAY, Manifest, cluster_spec, groups, ray_object
+from tests import kubernetes_api
+from tests.k8s.rendering import WITH_RAY, cluster_spec, groups, ray_object
 
 SCALED = [overlay for overlay in WITH_RAY if not overlay.startswith("kueue/")]
 WHAT_IT_SEES = """
@@ -52,53 +47,15 @@ def test_the_head_says_which_cluster_it_is_of(overlay: str) -> None:
     }
 
 
-@pytest.fixture
-def api_server(tmp_path: Path) -> Iterator[Callable[[Manifest], dict[str, str]]]:
-    """Serve a RayCluster as Kubernetes' API does, and return the variables of a pod that reads it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed, so there is no certificate for a server")
-    certificate, key = tmp_path / "certificate", tmp_path / "key"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
-    command += ["-days", "1", "-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(command, capture_output=True, check=True, timeout=60)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    servers: list[http.server.HTTPServer] = []
-
-    def serve(cluster: Manifest) -> dict[str, str]:
-        name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                known = self.path == f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters/{name}"
-                self.send_response(200 if known else 404)
-                self.end_headers()
-                self.wfile.write(json.dumps(cluster).encode())
-
-        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return {
-            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-            "KUBERNETES_SERVICE_PORT_HTTPS": str(server.server_port),
-            "RAY_KUBERAY_CA_CERT_PATH": str(certificate),
-            # Without an account's token Ray needs a client certificate.
-            "RAY_KUBERAY_CLIENT_CERT_PATH": str(certificate),
-            "RAY_KUBERAY_CLIENT_KEY_PATH": str(key),
-            "RAY_CLUSTER_NAME": name,
-            "RAY_CLUSTER_NAMESPACE": namespace,
-        }
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.slow
-def test_a_head_reads_its_own_cluster(api_server: Callable[[Manifest], dict[str, str]]) -> None:
-    assert "and may grow by 8 nodes with 4 CPU and 1 GPU" in seen(api_server(ray_object("gpu/cluster")))
+def test_a_head_reads_its_own_cluster(tmp_path: Path) -> None:
+    cluster = ray_object("gpu/cluster")
+    of_its_pod = {
+        "RAY_CLUSTER_NAME": cluster["metadata"]["name"],
+        "RAY_CLUSTER_NAMESPACE": cluster["metadata"]["namespace"],
+    }
+    with kubernetes_api.serving(cluster, tmp_path) as variables:
+        assert "and may grow by 8 nodes with 4 CPU and 1 GPU" in seen(variables | of_its_pod)
 
 
 @pytest.mark.slow
