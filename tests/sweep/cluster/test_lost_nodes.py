@@ -185,8 +185,9 @@ def test_a_lost_head_costs_no_finished_trial(
     """Without its head a cluster is none. The sweep ends, and goes on on another one as if nothing had happened."""
     path = write_sweep(
         {
-            "train.steps": 150,
-            "train.evaluations": 3,
+            # Ray's processes notice the loss after some seconds, and trial 2 must not be over by then.
+            "train.steps": 900,
+            "train.evaluations": 6,
             "search.space.learning_rate": {"low": 1e-7, "high": 1e-4, "log": True},
             "budget": {"trials": 3, "stop_harmful": False},
         }
