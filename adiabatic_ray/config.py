@@ -151,7 +151,7 @@ class Train:
     seed: int | None = None
     """Of the batches and of dropout, 0 to 2^32 - 1; the sweep's `seed` unless given."""
     evaluations: int = 2
-    """How often a trial is measured, at evenly spaced steps up to the last. Harm can stop it only there."""
+    """How often a trial is measured, at evenly spaced steps up to the last. It can be stopped early only there."""
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "margin", "temperature"):
@@ -196,10 +196,15 @@ class Evaluate:
     """Data sets, by names of your choice, on which every trial is measured and the best are selected."""
     confirmation: dict[str, Source] = field(default_factory=dict)
     """Data sets, by the same names, on which only the best are measured. Without any, nothing is confirmed."""
-    scales: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
-    """Parts of its displacement, between 0 and 1, that a finished trial is also measured at; costs no training."""
+    exact: int = 3
+    """The most exact measurements with which a finished trial closes in on its edge, beside its whole displacement."""
+    scales: list[float] = field(default_factory=list)
+    """Parts of its displacement, between 0 and 1, that a finished trial is also measured at; none unless given."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.exact >= 1, "exact", f"must be at least 1, since an edge is measured exactly, but got {self.exact}"
+        )
         for scale in self.scales:
             _require(
                 0 < scale < 1, "scales", f"must lie between 0 and 1 (1 itself is always measured), but got {scale}"
@@ -251,8 +256,10 @@ class Search:
     """What to search over: hyper-parameters of `train`, each with a list of choices or a range."""
     method: Literal["optuna", "grid"] = "optuna"
     """`optuna` proposes each trial from those before; `grid` runs every combination of the lists in `space`."""
-    sampler: Literal["tpe", "gp", "random"] = "tpe"
-    """Optuna's. `gp` needs fewer trials than `tpe` and proposes more slowly: try it for fewer than 40 trials."""
+    sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
+    """Optuna's. `auto` is `gp`, which needs the fewest trials, up to 100 trials, and `tpe` beyond."""
+    candidates: Literal["edge", "whole"] = "edge"
+    """What a trial is judged by: its `edge`, or its `whole` displacement as in the paper's experiments."""
 
     def __post_init__(self) -> None:
         _require(len(self.space) > 0, "space", "must name at least one hyper-parameter")
@@ -263,6 +270,9 @@ class Search:
                 _require(len(distinct) == len(choices), f"space.{key}", f"names a choice twice: {choices}")
             else:
                 _require(self.method != "grid", f"space.{key}", "must be a list of values when `search.method` is grid")
+
+
+LANGUAGE_MARGIN = 3.0  # percent, unless a sweep gives its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,12 +286,24 @@ class Constraint:
     """Error rate of the two-tailed tests for harm, shared by everything that `level` guards (Bonferroni)."""
     margin: float = 1.0
     """Most overall degradation allowed (95% bound), in percent of the untouched encoder's discordant triplets."""
+    language_margin: float | None = None
+    """Most degradation of any query language that confirmation must rule out, in percent as `margin`; else 3."""
     level: Literal["pair", "language", "overall"] = "pair"
     """What is tested: each pair of languages in both comparisons, each query language, or everything at once."""
 
     def __post_init__(self) -> None:
         _require(0 < self.alpha < 0.5, "alpha", f"must lie between 0 and 0.5, but got {self.alpha}")
         _require(self.margin > 0, "margin", f"must be positive, in percent, but got {self.margin}")
+        _require(
+            self.language_margin is None or self.language_margin > 0,
+            "language_margin",
+            f"must be positive, in percent, but got {self.language_margin}",
+        )
+
+    @property
+    def margin_by_language(self) -> float:
+        """The margin of each query language, in percent."""
+        return LANGUAGE_MARGIN if self.language_margin is None else self.language_margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,10 +319,12 @@ class Budget:
     """The sweep fails once more trials than this have crashed."""
     target_gain: float | None = None
     """Gain in percent; no further trial starts once a feasible one reaches it."""
-    stop_harmful: bool = True
-    """Whether a trial stops at the first evaluation where it is certainly harmful."""
-    confirm: int = 5
-    """How many of the best feasible trials are measured on the confirmation sets."""
+    early_stopping: Literal["asha", "none"] = "none"
+    """`asha` stops trials whose gain at the predicted edge lags behind (successive halving). Not for `whole`."""
+    stop_harmful: bool | None = None
+    """For `search.candidates: whole`: stop a trial where it is certainly harmful. True there unless given."""
+    confirm: int = 10
+    """The most candidates that are tested on the confirmation sets, in a fixed order from safest to boldest."""
 
     def __post_init__(self) -> None:
         _require(self.trials is None or self.trials >= 1, "trials", f"must be at least 1, but got {self.trials}")
@@ -454,6 +478,7 @@ class Sweep:
             values = choices if isinstance(choices, list) else [choices.low, choices.high]
             for value in values:
                 self._check_choice(key, value, interval=not isinstance(choices, list))
+        self._check_stopping()
         sizes = self.search.space.get("batch_size", [self.train.batch_size])
         smallest = int(min(sizes) if isinstance(sizes, list) else sizes.low)
         _require(
@@ -462,6 +487,32 @@ class Sweep:
             f"must not be larger than the smallest batch ({smallest}), which it divides, but got "
             f"{self.resources.workers_per_trial}",
         )
+
+    def _check_stopping(self) -> None:
+        """Each way to stop a trial early belongs to what trials are judged by."""
+        edges, early = self.search.candidates == "edge", self.budget.early_stopping == "asha"
+        _require(
+            not (edges and self.budget.stop_harmful),
+            "budget.stop_harmful",
+            "cannot be true when `search.candidates` is `edge`: a trial that is harmful as a whole may have the best "
+            "edge. Leave it out, or set `budget.early_stopping: asha`, or `search.candidates: whole`",
+        )
+        _require(
+            edges or not early,
+            "budget.early_stopping",
+            "cannot be `asha` when `search.candidates` is `whole`, where the gain of a harmful trial says nothing; use "
+            "`budget.stop_harmful`",
+        )
+        _require(
+            not early or self.train.evaluations > 1,
+            "budget.early_stopping",
+            "is `asha`, which stops trials at an evaluation before the last, but `train.evaluations` is 1",
+        )
+
+    @property
+    def stops_harmful(self) -> bool:
+        """Whether trials are stopped where they are certainly harmful."""
+        return self.search.candidates == "whole" and self.budget.stop_harmful is not False
 
     def _check_choice(self, key: str, value: Scalar, *, interval: bool) -> None:
         """A choice must be a value that `train` itself would accept."""
