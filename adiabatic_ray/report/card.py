@@ -15,6 +15,7 @@ import jinja2
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import outcomes
+from adiabatic_ray.report.assurance import Assurance
 from adiabatic_ray.report.evidence import compared_sets
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
@@ -94,6 +95,7 @@ def _results(store: TrialStore, record: TrialRecord) -> dict[str, object]:
         "sets": _sets(sweep.evaluate.selection, candidate.metrics, before),
         "confirmation_sets": _sets(sweep.evaluate.confirmation, record.confirmation, confirmed_before),
         "repeats": record.repeats,
+        "assurance": Assurance.of(store, record),
     }
 
 
@@ -108,13 +110,17 @@ def _languages(store: TrialStore, record: TrialRecord) -> dict[str, object]:
     """The improvement of each language of the guarded set, selected and confirmed; `codes` are for the hub's tags."""
     guard, selected = store.sweep.constraint.data, (record.candidate or record.whole).metrics
     stored = outcomes.load(store.folder.trial(UNTOUCHED).outcomes)
-    names = stored.languages.get(guard, []) if stored else []
-    improvements = {name: selected[f"improvement/{guard}/{name}"] for name in names}
+    names = [name for name in (stored.languages.get(guard, []) if stored else []) if _key(guard, name) in selected]
+    improvements = {name: selected[_key(guard, name)] for name in names}
     return {
         "languages": improvements,
-        "confirmed_languages": {name: record.confirmation.get(f"improvement/{guard}/{name}") for name in names},
+        "confirmed_languages": {name: record.confirmation.get(_key(guard, name)) for name in names},
         "codes": sorted(name for name in names if re.fullmatch(r"[a-z]{2,3}", name)),
     }
+
+
+def _key(guard: str, language: str) -> str:
+    return f"improvement/{guard}/{language}"
 
 
 def _prompt(given: str | None) -> str:

@@ -16,13 +16,14 @@ import jinja2
 from adiabatic_ray import storage
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report import figures, pictures, tables
+from adiabatic_ray.report.assurance import Assurance, way_out
 from adiabatic_ray.report.evidence import Evidence, gather
 from adiabatic_ray.report.importances import Importances
 from adiabatic_ray.report.summary import summarise
 from adiabatic_ray.report.trade import Trade
 from adiabatic_ray.search.importance import importances
 from adiabatic_ray.trials.layout import SweepFolder
-from adiabatic_ray.trials.record import TrialRecord
+from adiabatic_ray.trials.record import TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
 
 LARGEST_SVG = 700_000  # bytes; a browser draws thousands of vectors slowly, so beyond this the page shows the PNG
@@ -54,6 +55,8 @@ def write_from(store: TrialStore, evidence: Evidence, shares: Importances) -> li
         objective=store.sweep.search.objective,
         guard=store.sweep.constraint.data,
         summary=summarise(store.sweep, records, evidence),
+        assurance=Assurance.of(store, best(records)),
+        way_out=way_out(store),
         evidence=evidence,
         trade=Trade.of(records),
         pictures=drawn,

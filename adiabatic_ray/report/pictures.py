@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import outcomes
-from adiabatic_ray.report import curves, figures, heat_maps, history, importances, parallel, trade
+from adiabatic_ray.report import curves, figures, heat_maps, history, importances, parallel, profiles, trade
 from adiabatic_ray.report.evidence import Evidence, compared_sets
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
@@ -22,6 +22,7 @@ Reason = Literal[
     "outcomes not kept",
     "no pairs of languages",
     "rate not searched",
+    "no profiles",
     "nothing measured",
     "importances unknown",
 ]
@@ -47,6 +48,7 @@ def draw(
     return {
         "heat_maps": _heat_maps(store, winner),
         **_over_rate(sweep, records, evidence),
+        "profiles": _profiles(sweep, records, winner),
         **_of_search(sweep, records, winner),
         "importances": _importances(shares),
     }
@@ -85,6 +87,13 @@ def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Ev
     sets = compared_sets(sweep.evaluate.selection, shown[0].metrics)
     figure = curves.improvement(shown, sets, evidence.improvements, evidence.regimes, sweep.train.freeze)
     return {"curves": Picture(figure), "rates": rates}
+
+
+def _profiles(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> Picture:
+    """Gain and constraint of the best trials over the scale."""
+    if not profiles.profiled(records):
+        return Picture(reason="no profiles")
+    return Picture(profiles.over_scale(records, sweep.search.objective, winner))
 
 
 def _of_search(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> dict[str, Picture]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from adiabatic_ray import storage
-from adiabatic_ray.trials.record import TrialRecord, best, ranked
+from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best, ranked
 
 
 def table(records: Iterable[TrialRecord]) -> pd.DataFrame:
@@ -26,6 +26,7 @@ def _row(record: TrialRecord, winner: TrialRecord | None, keys: Sequence[str]) -
         "standing": standing(record, winner),
         **_selection(record),
         **{f"confirmation_{key}": record.confirmation.get(key) for key in ("gain", "p_value", "constraint")},
+        **_bounds(record),
         **_repeats(record),
         "worst": record.worst,
         **{key: record.config.get(key) for key in keys},
@@ -50,6 +51,13 @@ def _selection(record: TrialRecord) -> dict[str, float | None]:
     }
 
 
+def _bounds(record: TrialRecord) -> dict[str, float | None]:
+    """How much worse the candidate can be, as confirmation shows: overall, and in the worst language."""
+    bounds = {key: value for key, value in record.confirmation.items() if key.startswith("bound/")}
+    overall, _ = bounds.pop("bound/overall", None), bounds.pop("bound/evidence", None)
+    return {"confirmation_bound": overall, "confirmation_bound_language": max(bounds.values(), default=None)}
+
+
 def _repeats(record: TrialRecord) -> dict[str, float | None]:
     """What training the configuration again with other seeds came to."""
     feasible, gain = record.repeat_score if record.repeats else (None, None)
@@ -64,14 +72,15 @@ def _repeats(record: TrialRecord) -> dict[str, float | None]:
 def standing(record: TrialRecord, winner: TrialRecord | None) -> str:
     """What became of a trial, in a word.
 
-    `best` is the winner, `feasible at 0.5` one whose displacement is feasible when it is halved, `not confirmed` one
-    that confirmation refuted.
+    `best` is the winner. `confirmed` is another one that passed its test on the confirmation sets, and `not confirmed`
+    one that did not. `feasible at 0.5` is one that was not tested, whose displacement is feasible when it is halved.
     """
     if record is winner:
         return "best"
     if record.candidate:
-        scaled = f"feasible at {record.candidate.scale:g}"
-        return "not confirmed" if record.confirmed is False else "feasible" if record.feasible else scaled
+        untested = "feasible" if record.feasible else f"feasible at {record.candidate.scale:.2g}"
+        confirmed = None if record.number == UNTOUCHED else record.confirmed
+        return {True: "confirmed", False: "not confirmed", None: untested}[confirmed]
     return "infeasible" if record.state == "complete" else record.state
 
 

@@ -17,6 +17,7 @@ from adiabatic_ray.report.evidence import Evidence
 from adiabatic_ray.report.regime import Change, Regime
 from adiabatic_ray.trials.record import TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
+from tests.records import checked
 from tests.report.sweeps import MASKS
 
 LANGUAGES = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
@@ -72,8 +73,15 @@ def confirm(store: TrialStore, constraint: float, **changes: Any) -> TrialRecord
     assert winner is not None
     gained = {"gain": 6.5, "p_value": 0.0021, "p_value/msmarco": 0.0021, "improvement/msmarco": 6.5}
     confirmation = gained | {"constraint": constraint, "constraint/worst_z": 3.21, "improvement/xnli": 0.12}
-    store.records[winner.number] = dataclasses.replace(winner, confirmation=confirmation, **changes)
+    store.records[winner.number] = dataclasses.replace(
+        winner, confirmations=checked(confirmation, _scale(winner)), **changes
+    )
     return store.records[winner.number]
+
+
+def _scale(winner: TrialRecord) -> float:
+    assert winner.candidate is not None
+    return winner.candidate.scale
 
 
 def text_of(path: Path, part: str = "") -> str:

@@ -14,8 +14,9 @@ from adiabatic_ray import config
 from adiabatic_ray.evaluate import outcomes
 from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.report import card
-from adiabatic_ray.trials.record import Candidate, Evaluation, TrialRecord
+from adiabatic_ray.trials.record import Candidate, Confirmation, Evaluation, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
+from tests.records import checked
 
 SOURCES = {"msmarco": config.Source(path="org/msmarco"), "xnli": config.Source(path="facebook/xnli")}
 SWEEP = config.Sweep(
@@ -58,7 +59,18 @@ def in_folder(folder: Path, sweep: config.Sweep) -> TrialStore:
     """A sweep with the record and the outcomes of the untouched encoder."""
     store = TrialStore.create(folder, sweep)
     confirmation = {"pnd/msmarco": 9.25, "pnd/xnli": 21.0}
-    store.put(TrialRecord(0, {}, "complete", "", 1.0, 1.0, (Evaluation(0, 1.0, BASE),), confirmation=confirmation))
+    store.put(
+        TrialRecord(
+            0,
+            {},
+            "complete",
+            "",
+            1.0,
+            1.0,
+            (Evaluation(0, 1.0, BASE),),
+            confirmations=(Confirmation(1.0, 0.0, confirmation),),
+        )
+    )
     nothing = {"xnli": torch.zeros(1, 2, 2, 2, dtype=torch.bool)}
     outcomes.save(store.folder.trial(0).outcomes, Outcomes({1.0: nothing}, {"xnli": ["de", "ur"]}))
     return store
@@ -78,7 +90,7 @@ def trial(**changes: Any) -> TrialRecord:
         points=(Evaluation(8, 1.0, metrics(13.4, 0.6)),),
         worst="neutral/de/ur",
         scaled=(Candidate(0.5, metrics(9.9, -0.3), WORST),),
-        confirmation=metrics(8.8, -0.2),
+        confirmations=checked(metrics(8.8, -0.2), 0.5),
         repeats=(
             {"gain": 9.1, "constraint": -0.4},
             {"gain": 8.0, "constraint": 0.1},
@@ -127,12 +139,12 @@ def test_the_card_says_what_was_done_and_what_came_of_it(store: TrialStore) -> N
 
 
 def test_warnings_are_loud(store: TrialStore) -> None:
-    assert "> **NOT CONFIRMED.**" in card.render(store, trial(confirmation={}, repeats=()))
+    assert "> **NOT CONFIRMED.**" in card.render(store, trial(confirmations=(), repeats=()))
     assert "with other seeds" not in card.render(store, trial(repeats=()))
-    refuted = card.render(store, trial(confirmation=metrics(8.8, 0.25)))
+    refuted = card.render(store, trial(confirmations=checked(metrics(8.8, 0.25), 0.5)))
     assert "> **WARNING: REFUTED, EXPORTED BY FORCE.**" in refuted
     assert "is +0.25" in refuted
-    forced = card.render(store, trial(scaled=(), confirmation={}))
+    forced = card.render(store, trial(scaled=(), confirmations=()))
     assert "> **WARNING: INFEASIBLE, EXPORTED BY FORCE.**" in forced
     body = split(forced)[1]
     assert row(body, "scale of the displacement") == ["1.0"]

@@ -23,6 +23,7 @@ from adiabatic_ray.report.evidence import Evidence
 from adiabatic_ray.report.regime import Change
 from adiabatic_ray.trials.record import Candidate, Evaluation, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
+from tests.records import checked
 from tests.report.sweeps import pilot
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -172,7 +173,7 @@ def test_the_winner_is_estimated_on_the_confirmation_sets_too(store: TrialStore,
     unseen = untouched(seed=1)
     for number, scale, outcome in ((0, 1.0, unseen), (3, 0.5, changed(unseen, 30))):
         outcomes.save(store.folder.trial(number).confirmation_outcomes, Outcomes({scale: outcome}, LANGUAGES))
-    store.put(dataclasses.replace(winner, confirmation=metrics(18.0, -0.4)))
+    store.put(dataclasses.replace(winner, confirmations=checked(metrics(18.0, -0.4), 0.5)))
     gathered = evidence.gather(store)
     assert_close(gathered.confirmation["msmarco"], improvement(unseen["msmarco"], changed(unseen, 30)["msmarco"]))
 

@@ -97,7 +97,7 @@ def test_the_winner_is_told_with_its_numbers(tmp_path: Path, visit: Visit) -> No
     winner = confirm(store, -0.31, repeats=repeats)
     keep_outcomes(store)
     written = page.write_from(store, evidence(store, damaged=[5]), IMPORTANCES)
-    names = ("heat_maps", "curves", "rates", "worst_language", "history", "parallel", "importances")
+    names = ("heat_maps", "curves", "rates", "worst_language", "history", "parallel", "importances")  # no profiles
     files = {store.folder.figures / f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert set(written) == {store.folder.report, store.folder.leaderboard, *files}
     assert all(path.stat().st_size > 1000 for path in written)

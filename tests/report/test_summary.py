@@ -8,6 +8,7 @@ from adiabatic_ray.evaluate.bootstrap import Interval
 from adiabatic_ray.report.evidence import Evidence
 from adiabatic_ray.report.summary import Counts, Estimate, Summary, summarise
 from adiabatic_ray.trials.record import TrialRecord
+from tests.records import checked
 from tests.report.sweeps import PILOT, SIX_TRIALS, part, trial
 
 NOTHING = Evidence({}, {}, {}, [], [])
@@ -31,7 +32,7 @@ def test_the_results_of_the_winner_are_those_of_its_candidate() -> None:
     selected = measured | {"gain": 6.5, "worst_language": -0.25, "constraint": -0.4, "constraint/worst_z": 1.5}
     candidate = dataclasses.replace(part(0.5, 0, 0, 0), metrics=selected | {"p_value": 0.01, "constraint/upper": 0.75})
     confirmation = {"gain": 5.0, "p_value": 0.03, "constraint": -0.2, "improvement/msmarco": 5.0}
-    winner = trial(6, 12.0, 0.8, scaled=(candidate,), confirmation=confirmation)
+    winner = trial(6, 12.0, 0.8, scaled=(candidate,), confirmations=checked(confirmation, 0.5))
     evidence = dataclasses.replace(NOTHING, selection={"msmarco": Interval(6.5, 4.0, 9.0)})
 
     summary = of(*SIX_TRIALS, winner, evidence=evidence)
@@ -52,7 +53,7 @@ def test_the_results_of_the_winner_are_those_of_its_candidate() -> None:
 
 def test_refuted_trials_are_listed_from_best_to_worst() -> None:
     bad = {"gain": 1.0, "p_value": 0.5, "constraint": 0.5}
-    refuted = [dataclasses.replace(record, confirmation=bad) for record in SIX_TRIALS[1:4]]
+    refuted = [dataclasses.replace(record, confirmations=checked(bad)) for record in SIX_TRIALS[1:4]]
     summary = of(SIX_TRIALS[0], *refuted)
     assert summary.winner is None
     assert [record.number for record in summary.refuted] == [3, 2, 1]

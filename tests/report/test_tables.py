@@ -10,6 +10,7 @@ import pytest
 
 from adiabatic_ray.report import tables
 from adiabatic_ray.trials.layout import SweepFolder
+from tests.records import checked
 from tests.report.sweeps import part, trial
 
 RECORDS = [trial(0, 0, -1), trial(1, 0.5, -0.6, 1e-7), trial(2, 4.0, -0.2), trial(3, 20.0, 3.0, 1e-4, state="stopped")]
@@ -33,6 +34,7 @@ def test_columns_keep_their_names_and_their_order() -> None:
     assert list(tables.table(RECORDS).columns) == [
         *("place", "trial", "standing", "gain", "p_value", "constraint", "scale", "scale_gain", "scale_constraint"),
         *("confirmation_gain", "confirmation_p_value", "confirmation_constraint"),
+        *("confirmation_bound", "confirmation_bound_language"),
         *("seeds", "seeds_feasible", "seeds_gain", "seeds_gain_sd", "worst", "learning_rate", "freeze"),
         *("state", "feasible", "seconds", "reason", "worst_language"),
         *("improvement/msmarco", "p_value/msmarco", "improvement/xnli", "improvement/xnli/de"),
@@ -40,8 +42,10 @@ def test_columns_keep_their_names_and_their_order() -> None:
 
 
 def test_a_trial_that_confirmation_refuted_is_not_the_best() -> None:
-    refuted = dataclasses.replace(RECORDS[2], confirmation={"gain": 3.0, "p_value": 0.01, "constraint": 0.4})
-    confirmed = dataclasses.replace(RECORDS[1], confirmation={"gain": 0.4, "p_value": 0.3, "constraint": -0.5})
+    refuted = dataclasses.replace(RECORDS[2], confirmations=checked({"gain": 3.0, "p_value": 0.01, "constraint": 0.4}))
+    confirmed = dataclasses.replace(
+        RECORDS[1], confirmations=checked({"gain": 0.4, "p_value": 0.3, "constraint": -0.5})
+    )
     table = tables.table([RECORDS[0], refuted, confirmed])
     assert dict(zip(table["trial"], table["standing"], strict=True)) == {2: "not confirmed", 1: "best", 0: "feasible"}
     assert table.set_index("trial").loc[2, "confirmation_constraint"] == 0.4

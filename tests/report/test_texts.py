@@ -16,6 +16,7 @@ from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.report import page
 from adiabatic_ray.report.regime import Change, Regime
 from adiabatic_ray.trials.record import TrialRecord, best, contenders
+from tests.records import checked
 from tests.report.pages import IMPORTANCES, NOTHING, confirm, evidence, keep_outcomes, text_of
 from tests.report.sweeps import PILOT, in_folder
 
@@ -27,7 +28,7 @@ def test_confirmation_refuted_all(tmp_path: Path) -> None:
     first = confirm(store, 0.75)
     assert best(store.records.values()) is None
     text = text_of(page.write_from(store, evidence(store), {})[0], VERDICT)
-    assert "confirmation refuted every trial" in text
+    assert "no candidate was shown to be harmless" in text
     assert f"trial {first.number}, its constraint there is +0.75 (feasible at 0 or below)." in text
 
 
@@ -37,7 +38,7 @@ def test_of_many_refuted_trials_the_ten_best_are_named(tmp_path: Path) -> None:
     assert len(refuted) > 10
     for record in refuted:
         bad = {"gain": 1.0, "p_value": 0.5, "constraint": 0.5}
-        store.records[record.number] = dataclasses.replace(record, confirmation=bad)
+        store.records[record.number] = dataclasses.replace(record, confirmations=checked(bad))
     text = text_of(page.write_from(store, NOTHING, {})[0], VERDICT)
     assert [int(n) for n in re.findall(r"trial (\d+), its constraint", text)] == [r.number for r in refuted[:10]]
     assert f"(feasible at 0 or below); and {len(refuted) - 10} more." in text
@@ -199,7 +200,7 @@ def test_a_sweep_that_fixes_the_learning_rate(tmp_path: Path) -> None:
 def test_a_sweep_without_trials(tmp_path: Path) -> None:
     text = text_of(page.write_from(in_folder(tmp_path, 0), NOTHING, {})[0])
     assert "No trial has run yet." in text
-    assert "0 trials beside the untouched encoder: 0 feasible, 0 stopped early as harmful, 0 failed." in text
+    assert "0 trials beside the untouched encoder: 0 feasible, 0 stopped early, 0 failed." in text
 
 
 def test_a_sweep_whose_trials_all_run_still(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_a_sweep_whose_trials_all_run_still(tmp_path: Path) -> None:
     store.records[1] = TrialRecord(1, {"learning_rate": 1e-8})
     text = text_of(page.write_from(store, NOTHING, {})[0])
     assert "No trial is feasible: none was measured to its end." in text
-    assert "1 trial beside the untouched encoder: 0 feasible, 0 stopped early as harmful, 0 failed, 1 not fin" in text
+    assert "1 trial beside the untouched encoder: 0 feasible, 0 stopped early, 0 failed, 1 not fin" in text
     assert text.count("No trial was measured yet.") == 4  # the curves, the trade, the history, the parallel coordinates
 
 

@@ -1,0 +1,61 @@
+"""The profiles of the best trials: gain and constraint over the scale of the displacement, and where the edge lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from adiabatic_ray.report.figures import BEST, COLOURS, MARKERS, frame, stretch
+from adiabatic_ray.trials.record import Candidate, TrialRecord, contenders
+
+MOST_TRIALS = 4
+
+
+def profiled(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The best trials that have a profile, at most `MOST_TRIALS`."""
+    return [record for record in contenders(records) if record.profile][:MOST_TRIALS]
+
+
+def over_scale(records: Sequence[TrialRecord], objective: str, winner: TrialRecord | None) -> Figure:
+    """Gain and constraint of the best trials over the scale: lines as predicted, markers as measured.
+
+    A ring marks the edge of each trial, and a large one what is handed over.
+    """
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    labels = {"gain": f"gain on {objective} (%)", "constraint": "constraint\n(feasible at 0 or below)"}
+    shown = profiled(records)
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+        for position, record in enumerate(shown):
+            _profile(axes, record, key, position)
+        if winner is not None and winner.candidate is not None:
+            _ring(axes, winner.candidate, key, BEST, 15, f"handed over: trial {winner.number}")
+        frame(axes, "", label)
+        stretch(axes, "y", [getattr(p, key) for record in shown for p in record.profile if p.constraint <= 0])
+    panels[-1].set_xscale("log")
+    panels[-1].set_xlabel("scale of the displacement")
+    figure.align_ylabels(panels)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=9)
+    return figure
+
+
+def _profile(axes: Axes, record: TrialRecord, key: str, position: int) -> None:
+    colour, marker = COLOURS[position % len(COLOURS)], MARKERS[position % len(MARKERS)]
+    scales = [point.scale for point in record.profile]
+    axes.plot(scales, [getattr(point, key) for point in record.profile], color=colour, linewidth=1.3)
+    exact = [*record.scaled, record.whole]
+    style: dict[str, Any] = {"color": colour, "marker": marker, "s": 34, "zorder": 4}
+    values = [one.metrics[key] for one in exact]
+    axes.scatter([one.scale for one in exact], values, label=f"trial {record.number}, measured", **style)
+    if record.edge is not None:
+        _ring(axes, record.edge, key, colour, 10, "_edge")
+
+
+def _ring(axes: Axes, candidate: Candidate, key: str, colour: str, size: float, label: str) -> None:
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.5}
+    x, y = candidate.scale, candidate.metrics[key]
+    axes.plot(x, y, linestyle="none", label=label, marker="o", markersize=size, zorder=5, **ring)

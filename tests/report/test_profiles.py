@@ -1,0 +1,47 @@
+"""Profiles over the scale: read back from the figure's axes."""
+
+from __future__ import annotations
+
+import pytest
+
+from adiabatic_ray.report import profiles
+from adiabatic_ray.trials.record import Candidate, ProfilePoint, TrialRecord
+from tests.records import record
+from tests.report.axes import lines, scattered
+
+
+def trial(number: int, gain: float) -> TrialRecord:
+    """A trial that harms as a whole, and is at its edge when halved."""
+    edge = Candidate(0.5, {"gain": gain, "constraint": -0.1})
+    profile = tuple(ProfilePoint(s, gain * s, 4 * s - 2, 1.0) for s in (0.25, 0.5, 1.0))
+    return record(number, 2 * gain, 3.0, scaled=(edge,), profile=profile)
+
+
+def test_what_was_predicted_what_was_measured_and_the_edge() -> None:
+    best = trial(1, 8.0)
+    gain, constraint = profiles.over_scale([best, trial(2, 6.0)], "msmarco", best).axes
+    assert scattered(gain) == {
+        "trial 1, measured": [(0.5, 8.0), (1.0, 16.0)],
+        "trial 2, measured": [(0.5, 6.0), (1.0, 12.0)],
+    }
+    assert scattered(constraint)["trial 1, measured"] == [(0.5, -0.1), (1.0, 3.0)]
+    assert lines(gain)["handed over: trial 1"] == [(0.5, 8.0)]
+    assert lines(constraint)["handed over: trial 1"] == [(0.5, -0.1)]
+    drawn = [line.get_xydata().tolist() for line in gain.lines]  # type: ignore[union-attr]
+    assert [[0.25, 2.0], [0.5, 4.0], [1.0, 8.0]] in drawn
+    assert constraint.get_xscale() == "log"
+
+
+def test_the_best_trials_that_have_a_profile_are_shown() -> None:
+    whole = record(9, 20.0)  # it has none
+    shown = profiles.profiled([whole, *(trial(n, float(n)) for n in range(1, 8))])
+    assert [one.number for one in shown] == [7, 6, 5, 4]
+    assert profiles.profiled([whole]) == []
+
+
+@pytest.mark.parametrize("winner", [None, record(9, 20.0)])
+def test_nothing_handed_over(winner: TrialRecord | None) -> None:
+    gain, _ = profiles.over_scale([trial(1, 8.0)], "msmarco", winner).axes
+    assert [label for label in lines(gain) if label.startswith("handed over")] == (
+        ["handed over: trial 9"] if winner else []
+    )
