@@ -75,7 +75,7 @@ def small_sweep(pocket: Path) -> dict[str, Any]:
             },
             "confirmation": {
                 "questions": {"path": str(pocket / "questions" / "confirmation.jsonl"), "limit": 100},
-                "xnli": {"path": str(pocket / "xnli" / "confirmation.jsonl"), "limit": 10},
+                "xnli": {"path": str(pocket / "xnli" / "confirmation.jsonl"), "limit": 40},
             },
         },
         "search": {
@@ -85,7 +85,8 @@ def small_sweep(pocket: Path) -> dict[str, Any]:
                 "freeze": ["embeddings", "embeddings+output.dense.weight"],
             },
         },
-        "constraint": {"data": "xnli", "margin": 10.0},  # as wide as 20 premises allow to show anything
+        # As wide as 20 premises in selection and 40 in confirmation allow to show anything.
+        "constraint": {"data": "xnli", "margin": 10.0, "language_margin": 60.0},
         "budget": {"trials": 4},
         "resources": {"concurrent_trials": 1},
     }

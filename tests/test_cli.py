@@ -109,7 +109,7 @@ def test_validate_prints_the_plan_and_starts_nothing(
     path = write_sweep({"search.space.freeze": ["none", "embeddings+layer.*.output.dense.weight"]})
     assert cli.main(["validate", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "sweep small: 4 trials, chosen by Optuna (tpe)" in out
+    assert "sweep small: 4 trials, chosen by Optuna (gp)" in out
     assert "resources: 1 at a time, each on 1 CPU" in out
     assert "learning_rate: 1e-06 to 0.01, on a log scale" in out
     assert (
@@ -148,7 +148,7 @@ def test_validate_accepts_a_sweep_for_the_hub_and_a_gpu_from_afar(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert cli.main(["validate", str(ROOT / "sweeps" / "e5_msmarco.yaml")]) == 0
     out = capsys.readouterr().out
-    assert "sweep e5_msmarco: 100 trials, chosen by Optuna (tpe)" in out
+    assert "sweep e5_msmarco: 100 trials, chosen by Optuna (gp)" in out
     assert "model intfloat/multilingual-e5-small: on the hub, which cannot be reached from here" in out
     assert "data on the hub, read when the sweep starts: sentence-transformers/msmarco-bm25, facebook/xnli" in out
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ Item = TypeVar("Item", bound=Hashable)
 class Triplets:
     """`n` triplets: rows of `queries` (`query`) and of `passages` (`positive`, `negative`), each of shape `[n]`."""
 
+    unit: ClassVar = "triplets"
     name: str
     queries: list[str]
     passages: list[str]
@@ -42,6 +43,7 @@ class Xnli:
     `premise` holds rows of `queries`. The three hypotheses hold rows of `passages`. All have the shape `[n, L]`.
     """
 
+    unit: ClassVar = "premises"
     name: str
     languages: list[str]
     queries: list[str]
@@ -63,6 +65,7 @@ class Ranking:
     `identical[i]` is the row of the passage with the id of query `i`, which no ranking may return, or -1.
     """
 
+    unit: ClassVar = "queries"
     name: str
     queries: list[str]
     passages: list[str]

@@ -1,7 +1,8 @@
 """Positive-negative discordance: a triplet is discordant when its negative scores at least as high as its positive.
 
-Embeddings have unit length, so a cosine is a dot product. The functions compare `q . (p - n)` with zero, not two scores
-with each other: a negative equal to the positive is then an exact tie, and so discordant.
+A triplet's *lead* is how much higher its positive scores: `q . (p - n)`, where embeddings have unit length, so that a
+cosine is a dot product. The lead is not a difference of two scores: a negative equal to the positive is then an exact
+tie, and so discordant.
 """
 
 from __future__ import annotations
@@ -23,26 +24,37 @@ COLUMNS = ("dataset", "comparison", "query_language", "text_language", "num_trip
 PAIRED_COLUMNS = ("num_discordant_base", "num_fixed", "num_broken", "improvement", "p_value")
 
 
-def triplets(data: Triplets, queries: Tensor, passages: Tensor) -> Tensor:
-    """Discordance `[n]` (bool) of each triplet, from the embeddings of the set's distinct queries and passages."""
-    outcomes = torch.empty(len(data), dtype=torch.bool)
+def leads(data: Triplets | Xnli, queries: Tensor, passages: Tensor) -> Tensor:
+    """The lead of each triplet (float32), from the embeddings of the set's distinct queries and passages.
+
+    The shape is `[n]`, or `[n, 2, L, L]` for XNLI: premise, comparison, language of the premise, of the hypotheses.
+    """
+    return _of_xnli(data, queries, passages) if isinstance(data, Xnli) else _of_triplets(data, queries, passages)
+
+
+def outcomes(leads: Tensor) -> Tensor:
+    """Discordance (bool) of each triplet."""
+    return ~(leads > 0)  # not `<= 0`: NaN is discordant, too
+
+
+def _of_triplets(data: Triplets, queries: Tensor, passages: Tensor) -> Tensor:
+    leads = torch.empty(len(data))
     for start in range(0, len(data), ROWS_PER_CHUNK):
         chunk = slice(start, start + ROWS_PER_CHUNK)
         q = queries[torch.from_numpy(data.query[chunk])]
         difference = passages[torch.from_numpy(data.positive[chunk])] - passages[torch.from_numpy(data.negative[chunk])]
-        outcomes[chunk] = ~((q * difference).sum(-1) > 0)  # not `<= 0`: NaN is discordant, too
-    return outcomes
+        leads[chunk] = (q * difference).sum(-1)
+    return leads
 
 
-def xnli(data: Xnli, queries: Tensor, passages: Tensor) -> Tensor:
-    """Discordance `[n, 2, L, L]` (bool) by premise, comparison, language of the premise, language of the hypotheses."""
+def _of_xnli(data: Xnli, queries: Tensor, passages: Tensor) -> Tensor:
     premise = queries[torch.from_numpy(data.premise)]  # [n, L, d]
     entailment = passages[torch.from_numpy(data.entailment)]
-    outcomes = []
+    compared = []
     for comparison in COMPARISONS:
         difference = entailment - passages[torch.from_numpy(getattr(data, comparison))]
-        outcomes.append(~(torch.bmm(premise, difference.transpose(1, 2)) > 0))
-    return torch.stack(outcomes, dim=1)
+        compared.append(torch.bmm(premise, difference.transpose(1, 2)))
+    return torch.stack(compared, dim=1)
 
 
 def pnd(outcomes: Tensor) -> float:

@@ -1,7 +1,8 @@
 """Decides which trial runs next, and when a sweep is over. Nothing here depends on Ray.
 
-The caller asks for the next trial (`next_trial`), passes on its reports (`reported`), and says that it ended (`ended`)
-or that its process or node was lost (`lost`). Every change is stored before the listener is called.
+The caller asks for the next trial (`next_trial`), passes on its reports (`reported`), and says that it ended (`ended`,
+after `stop_early` if it lagged behind others) or that its process or node was lost (`lost`). Every change is stored
+before the listener is called.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ class TrialScheduler:
         interrupted: threading.Event,
     ) -> None:
         self.store, self.search, self.budget, self.retries = store, search, sweep.budget, sweep.resources.retries
-        self.listener, self.interrupted = listener, interrupted
+        self.listener, self.interrupted, self.stops_harmful = listener, interrupted, sweep.stops_harmful
         self.failed = False
         self.over = ""
         self._exhausted = ""  # why there is no further configuration; lost trials may still start again
         self._losses: collections.Counter[tuple[int, int]] = collections.Counter()  # by trial and last evaluated step
         self._began = time.monotonic()
         self._last: dict[int, TrialReport] = {}  # the last report of each trial in this run
+        self._lagging: dict[int, str] = {}  # trials that are being stopped early, and why
         self._dropped: set[int] = set()  # trials whose displacements are deleted
         earlier = tuned(record for _, record in sorted(store.records.items()))
         for record in earlier:
@@ -93,17 +95,24 @@ class TrialScheduler:
             point = Evaluation(report.step, time.time(), report.metrics)
             earlier = tuple(p for p in record.points if p.step < point.step)
             points = (*earlier, point)
-            self._put(dataclasses.replace(record, points=points, worst=report.worst, scaled=report.scaled))
+            measured = dataclasses.replace(record, points=points, worst=report.worst, scaled=report.scaled)
+            self._put(dataclasses.replace(measured, profile=report.profile))
         return self._harmful(report)
 
+    def stop_early(self, number: int, reason: str) -> None:
+        """Learn that a trial is stopped because it lags behind others. `ended` follows, and records it."""
+        self._lagging[number] = reason
+
     def ended(self, number: int, crash: str = "") -> None:
-        """Record that a trial ended: by itself, stopped for harm, or with the run.
+        """Record that a trial ended: by itself, stopped early, or with the run.
 
         If it crashed, `crash` is the reason.
         """
         record, last = self.store.records[number], self._last.get(number)
         if crash:
             record = record.ended("crashed", crash)
+        elif number in self._lagging:
+            record = record.ended("stopped", self._lagging[number])
         elif last is None or (last.status == "running" and not self._harmful(last)):
             return  # cut off: it stays unfinished, and the next run of the sweep goes on with it
         elif last.status == "running":
@@ -137,7 +146,7 @@ class TrialScheduler:
         return self.interrupted.is_set() or (hours is not None and time.monotonic() - self._began > hours * 3600)
 
     def _harmful(self, report: TrialReport) -> bool:
-        return self.budget.stop_harmful and report.harmful and report.status == "running"
+        return self.stops_harmful and report.harmful and report.status == "running"
 
     def _check_budget(self) -> None:
         records = tuned(self.store.records.values())

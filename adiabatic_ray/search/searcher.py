@@ -1,16 +1,23 @@
 """Constrained search: proposes the next configuration from the results of earlier ones.
 
-`ConstrainedSearch` uses Optuna's ask-and-tell interface. The state of an ended trial decides what the sampler learns
-from it:
+`ConstrainedSearch` uses Optuna's ask-and-tell interface. What the sampler learns from a trial is a value, which it
+maximises, and a constraint, which must be at most 0:
 
-- A trial that ran to its end is COMPLETE, with its gain and its constraint.
-- A trial that was stopped early for harm is PRUNED, with the gain and the constraint measured at that point.
-- A trial that failed (out of memory, divergence, a crash) is PRUNED, with a large constraint. Optuna's state FAIL would
-  hide it from the sampler, which would go on proposing the region where trials fail.
+- Of a sweep over edges it learns the gain at the edge. Every trial that was measured is feasible there.
+- Of a sweep over whole displacements it learns their gain and their constraint.
+- Of a trial that failed (out of memory, divergence, a crash) it learns a large constraint.
+
+The trial's state decides how Optuna is told:
+
+- A trial that ran to its end is COMPLETE.
+- A trial that was stopped early is PRUNED, with what was measured at that point.
+- A trial that failed is PRUNED. Optuna's state FAIL would hide it from the sampler, which would go on proposing the
+  region where trials fail.
 
 The Gaussian-process sampler uses COMPLETE trials only, so with it every trial is COMPLETE. A violated constraint keeps
-such a trial from being the best. Optuna gets the `asinh` of a constraint, which has the same sign and order, and is not
-dominated by very large ones.
+such a trial from being the best. One that was stopped early is told with the gain that it had. That is less than it
+would have reached, but trials are only stopped where most others had more at the same point. Optuna gets the `asinh` of
+a constraint, which has the same sign and order, and is not dominated by very large ones.
 
 A proposal depends only on the seed, the trial's number and the results so far. So a resumed sweep proposes the same
 configurations as one that was never interrupted.
@@ -18,11 +25,13 @@ configurations as one that was never interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -35,8 +44,11 @@ from adiabatic_ray.search import space
 from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord
 
 CONSTRAINT = "no_degradation"
+FEASIBLE = -1.0  # the constraint of a trial that is judged by its edge, where it harms no language
 # Nothing is proposed twice: the sampler is asked this often for a new configuration, and then random sampling.
 SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20
+# So many trials are random at first. Edges need no picture of where the constraint holds, and so fewer.
+STARTUP, EDGE_STARTUP = 10, 4
 
 
 class Search(Protocol):
@@ -57,7 +69,14 @@ def create(settings: config.Search, seed: int, trials: int | None) -> Search:
     if settings.method == "grid":
         return ListSearch(space.grid(settings))
     assert trials is not None
-    return ConstrainedSearch(settings, seed, startup=max(1, min(10, trials // 3)))
+    settings = dataclasses.replace(settings, sampler=space.sampler_name(settings, trials))
+    return ConstrainedSearch(settings, seed, _startup(settings, trials))
+
+
+def _startup(settings: config.Search, trials: int) -> int:
+    """How many trials are drawn at random before the sampler learns from them."""
+    enough = EDGE_STARTUP if settings.candidates == "edge" and settings.sampler == "gp" else STARTUP
+    return max(1, min(enough, trials // 3))
 
 
 class ListSearch:
@@ -78,9 +97,13 @@ class ListSearch:
 
 
 class ConstrainedSearch:
-    """Maximises the gain among configurations that harm no language."""
+    """Maximises the gain at the edge, or the gain among whole displacements that harm no language.
+
+    The first `startup` configurations are random. The settings must name a sampler, which `create` chooses for `auto`.
+    """
 
     def __init__(self, settings: config.Search, seed: int, startup: int) -> None:
+        assert settings.sampler != "auto"
         self.settings, self.seed, self.startup = settings, seed, startup
         self.distributions = space.to_distributions(settings)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed))
@@ -107,42 +130,44 @@ class ConstrainedSearch:
             self.study.enqueue_trial(dict(record.config))
             self._opened(record.number, self.study.ask(self.distributions))
             return
-        state, value, constraint = self._outcome(record)
+        outcome = self._outcome(record)
+        complete = outcome.state == TrialState.COMPLETE
         self._known.add(_key(record.config))
         self.study.add_trial(
             optuna.create_trial(
                 params=dict(record.config),
                 distributions=self.distributions,
-                state=state,
-                value=value if state == TrialState.COMPLETE else None,
-                intermediate_values={} if state == TrialState.COMPLETE else {0: value},
-                constraints={CONSTRAINT: constraint},
+                state=outcome.state,
+                value=outcome.value if complete else None,
+                intermediate_values={} if complete else {outcome.step: outcome.value},
+                constraints={CONSTRAINT: outcome.constraint},
             )
         )
 
     def tell(self, record: TrialRecord) -> None:
         trial = self._open.pop(record.number)
-        state, value, constraint = self._outcome(record)
-        trial.set_constraint(CONSTRAINT, constraint)
-        if state == TrialState.COMPLETE:
-            self.study.tell(trial, value)
+        outcome = self._outcome(record)
+        trial.set_constraint(CONSTRAINT, outcome.constraint)
+        if outcome.state == TrialState.COMPLETE:
+            self.study.tell(trial, outcome.value)
         else:
-            trial.report(value, step=0)
-            self.study.tell(trial, state=state)
+            trial.report(outcome.value, outcome.step)
+            self.study.tell(trial, state=outcome.state)
 
     def _opened(self, number: int, trial: optuna.Trial) -> space.Config:
         self._open[number] = trial
         self._known.add(_key(trial.params))
         return dict(trial.params)
 
-    def _outcome(self, record: TrialRecord) -> tuple[TrialState, float, float]:
-        """The state, value and constraint with which Optuna is told of an ended trial."""
-        whole = record.state == "complete" or self.settings.sampler == "gp"
-        state = TrialState.COMPLETE if whole else TrialState.PRUNED
-        gain, constraint = record.gain, record.constraint
-        if record.failed or gain is None or constraint is None:
-            gain, constraint = 0.0, FAILED_CONSTRAINT
-        return state, gain, math.asinh(constraint)
+    def _outcome(self, record: TrialRecord) -> _Outcome:
+        complete = record.state == "complete" or self.settings.sampler == "gp"
+        state = TrialState.COMPLETE if complete else TrialState.PRUNED
+        edges = self.settings.candidates == "edge"
+        value, constraint = (record.gain_at_edge, FEASIBLE) if edges else (record.gain, record.constraint)
+        if record.failed or value is None or constraint is None:
+            return _Outcome(state, 0.0, math.asinh(FAILED_CONSTRAINT))
+        # TPE ranks pruned trials by how far they came, and only then by their values.
+        return _Outcome(state, value, math.asinh(constraint), step=len(record.points) if edges else 0)
 
     def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
         seed = int(np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0])
@@ -163,6 +188,16 @@ class ConstrainedSearch:
             if _key(c := dict(zip(self.distributions, combination, strict=True))) not in self._known
         )
         return random.Random(f"{self.seed} {number}").choice(list(left))  # noqa: S311 - not cryptography
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What Optuna is told of an ended trial; of a pruned one also the number of evaluations after which it ended."""
+
+    state: TrialState
+    value: float
+    constraint: float
+    step: int = 0
 
 
 class _Tpe(optuna.samplers.TPESampler):

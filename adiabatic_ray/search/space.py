@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Literal
 
 import optuna
 from optuna import distributions
@@ -10,6 +12,9 @@ from optuna import distributions
 from adiabatic_ray import config
 
 Config = dict[str, config.Scalar]
+
+GP_TRIALS = 100  # a Gaussian process needs the fewest trials, but its proposals take longer and longer
+GP_VALUES = 10**6  # Optuna's Gaussian process lists all values of a range with steps in memory
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -38,17 +43,32 @@ def grid(search: config.Search) -> list[Config]:
 
 def size(search: config.Search) -> int | None:
     """How many different configurations there are; `None` where they cannot be counted."""
-    count = 1
-    for distribution in to_distributions(search).values():
-        if isinstance(distribution, distributions.CategoricalDistribution):
-            count *= len(distribution.choices)
-        elif isinstance(distribution, distributions.IntDistribution):
-            count *= (distribution.high - distribution.low) // distribution.step + 1
-        elif isinstance(distribution, distributions.FloatDistribution) and distribution.step is not None:
-            count *= round((distribution.high - distribution.low) / distribution.step) + 1
-        else:
-            return None
-    return count
+    counts = [_count(distribution) for distribution in to_distributions(search).values()]
+    known = [count for count in counts if count is not None]
+    return math.prod(known) if len(known) == len(counts) else None
+
+
+def _count(distribution: distributions.BaseDistribution) -> int | None:
+    if isinstance(distribution, distributions.CategoricalDistribution):
+        return len(distribution.choices)
+    if isinstance(distribution, distributions.IntDistribution):
+        return (distribution.high - distribution.low) // distribution.step + 1
+    assert isinstance(distribution, distributions.FloatDistribution)
+    if distribution.step is None:
+        return None
+    return round((distribution.high - distribution.low) / distribution.step) + 1
+
+
+def sampler_name(search: config.Search, trials: int | None) -> Literal["gp", "tpe", "random"]:
+    """Optuna's sampler for a budget of so many trials: the one that the settings name, or the one that `auto` means.
+
+    `auto` is the Gaussian process up to `GP_TRIALS` trials, unless a range has more values than it can list (that of
+    `seed`, say). Otherwise it is TPE.
+    """
+    if search.sampler != "auto":
+        return search.sampler
+    listed = all((_count(distribution) or 0) <= GP_VALUES for distribution in to_distributions(search).values())
+    return "gp" if listed and trials is not None and trials <= GP_TRIALS else "tpe"
 
 
 def masks(sweep: config.Sweep) -> list[str]:
@@ -65,5 +85,6 @@ def num_trials(sweep: config.Sweep) -> int:
 
 def describe_trials(sweep: config.Sweep) -> str:
     """How many trials there are, and how they are chosen."""
-    how = "a grid" if sweep.search.method == "grid" else f"chosen by Optuna ({sweep.search.sampler})"
+    sampler = sampler_name(sweep.search, sweep.budget.trials)
+    how = "a grid" if sweep.search.method == "grid" else f"chosen by Optuna ({sampler})"
     return f"{num_trials(sweep)} trials, {how}"

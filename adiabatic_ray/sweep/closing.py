@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from adiabatic_ray.report.assurance import Assurance, way_out
 from adiabatic_ray.trials.layout import ExportFolder
 from adiabatic_ray.trials.record import TrialRecord, ranked, tuned
 from adiabatic_ray.trials.store import TrialStore
@@ -20,6 +21,9 @@ def lines(
         yield from _nothing_to_hand_over(store, status)
     if winner is not None and exported is not None:
         yield f"best query encoder: {exported.query_encoder} (trial {winner.number})"
+    assurance = Assurance.of(store, winner)
+    if assurance is not None:
+        yield f"guarantee: {assurance.sentence}"
     yield f"report: {store.folder.report}"
     if trouble:
         yield f"MLflow at {mlflow} is behind ({trouble}); run the same command again to bring it up to date"
@@ -36,8 +40,8 @@ def _nothing_to_hand_over(store: TrialStore, status: str) -> Iterator[str]:
     refuted = [record for record in records if record.confirmed is False]
     if refuted:
         yield (
-            f"none of the {len(refuted)} best feasible trials stayed feasible in confirmation, so none is handed over; "
-            "search smaller learning rates, or confirm more (`budget.confirm`) in a sweep of another name"
+            f"no candidate was shown to be harmless, so none is handed over: {refuted[0].refutation}; "
+            f"{way_out(store)}, in a sweep of another name"
         )
     elif status == "FINISHED" and records:
         nearest = ranked(records)[0]

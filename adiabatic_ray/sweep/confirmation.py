@@ -17,7 +17,7 @@ from adiabatic_ray.search.space import Config
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.run import SweepRun
 from adiabatic_ray.sweep.tune_loop import run_trials
-from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord, best, contenders
+from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord, best, contenders, tuned
 from adiabatic_ray.trials.store import TrialStore
 
 
@@ -42,7 +42,7 @@ def run(store: TrialStore, top: int, seeds: int, console: Console) -> TrialRecor
         run.connect(len(configs), f"{len(chosen)} configurations with {seeds} seeds each")
         # These trials are measured on the confirmation sets, in the role of selection sets.
         data = Data(run.data.train, run.data.confirmation, {})
-        repeats = run.with_sets(_repeating(sweep, configs[:seeds]), data, store.folder.confirmation)
+        repeats = run.with_sets(_repeating(sweep, configs[:seeds], chosen), data, store.folder.confirmation)
         repeats.embed()
         scheduler = repeats.scheduler(ListSearch(configs))
         run_trials(scheduler, repeats)
@@ -60,30 +60,40 @@ def run(store: TrialStore, top: int, seeds: int, console: Console) -> TrialRecor
         return best(run.store.records.values())
 
 
-def _repeating(sweep: config.Sweep, configs: Sequence[Config]) -> config.Sweep:
-    """The sweep's settings for trials that repeat a configuration with the seeds of `configs`."""
+def _repeating(sweep: config.Sweep, configs: Sequence[Config], chosen: Sequence[TrialRecord]) -> config.Sweep:
+    """The sweep's settings for trials that repeat a configuration with the seeds of `configs`.
+
+    Each is measured at the scales of all candidates of the `chosen` trials.
+    """
+    scales = {record.candidate.scale for record in chosen if record.candidate}
     return dataclasses.replace(
         sweep,
-        evaluate=config.Evaluate(selection=sweep.evaluate.confirmation, scales=sweep.evaluate.scales),
+        evaluate=config.Evaluate(selection=sweep.evaluate.confirmation, scales=sorted(scales - {1.0})),
         budget=config.Budget(failed_trials=sweep.budget.failed_trials, stop_harmful=False, confirm=1),
         search=config.Search(
-            objective=sweep.search.objective, method="grid", space={"seed": [one["seed"] for one in configs]}
+            objective=sweep.search.objective,
+            method="grid",
+            space={"seed": [one["seed"] for one in configs]},
+            candidates="whole",
         ),
     )
 
 
 def choose(store: TrialStore, top: int) -> list[TrialRecord]:
-    """The `top` best trials of different configurations, of those that have a stored displacement and are not refuted.
+    """The `top` best trials of different configurations, of those that have a stored displacement.
+
+    Where candidates were tested on the confirmation sets, only trials that passed count: the guarantee is theirs.
 
     Raises:
         SweepError: there is no such trial.
     """
     chosen: dict[str, TrialRecord] = {}
+    tested = any(record.confirmations for record in tuned(store.records.values()))
     for record in contenders(store.records.values()):
         key = repr(sorted(_seedless(record.config).items()))
         # Earlier repeats are ignored, so that the same command chooses the same trials again.
-        refuted = dataclasses.replace(record, repeats=()).confirmed is False
-        if key not in chosen and not refuted and storage.exists(store.folder.trial(record.number).displacement):
+        passed = dataclasses.replace(record, repeats=()).confirmed or not tested
+        if key not in chosen and passed and storage.exists(store.folder.trial(record.number).displacement):
             chosen[key] = record
         if len(chosen) == top:
             break

@@ -166,36 +166,31 @@ class Console:
         self.say(f"trial {record.number:>3}  {state}{outcome}  [{chosen}]  {seconds:.0f} s")
 
     def leaderboard(self, records: Iterable[TrialRecord], objective: str, rows: int | None = 10) -> None:
-        """Print the best trials that did not fail, at most `rows` of them."""
+        """Print the best trials that did not fail, at most `rows` of them, with what confirmation says of them."""
         listed = ranked(records)
         winner = best(listed)
         shown = [record for record in listed if not record.failed][:rows]
         confirmed = any(record.confirmation for record in shown)
         table = rich.table.Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        for column in ("trial", "gain %", "p", "constraint"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for column in ("confirmed gain %", "p", "constraint") if confirmed else ():
+        for column in ("trial", "gain %", "constraint", "scale", "whole gain %", "constraint"):
+            table.add_column(column, justify="right", no_wrap=column == "trial")
+        for column in ("confirmed gain %", "at most worse %") if confirmed else ():
             table.add_column(column, justify="right")
-        scaled = any(record.candidate and record.candidate.scale < 1 for record in shown)
-        for column in ("", *(("scale",) if scaled else ()), "worst pair", "configuration"):
+        for column in ("", "configuration"):
             table.add_column(column)
         for record in shown:
-            shows = record.candidate or record.whole
-            outcome = [_outcome_cells(shows.metrics), _outcome_cells(record.confirmation)][: 1 + confirmed]
-            z = _number(shows.metrics.get("constraint/worst_z"), ".1f")
             cells = [
                 str(record.number),
-                *(cell for cells in outcome for cell in cells),
+                *_candidate_cells(record),
+                *(_confirmation_cells(record) if confirmed else ()),
                 tables.standing(record, winner),
-                *([f"{shows.scale:g}"] if scaled else []),
-                f"{shows.worst} (z {z})" if shows.worst else "",
                 tables.configuration(record) or "untouched",
             ]
             style = "bold green" if record is winner else ("" if record.candidate else "dim")
             table.add_row(*map(rich.markup.escape, cells), style=style)
         self.say(
-            f"\nbest trials; gain on {objective}, feasible if the constraint is at most 0, not confirmed if it is "
-            "above 0 on the confirmation sets"
+            f"\nbest trials; gain on {objective} at the trial's edge, and of its whole displacement; feasible if the "
+            "constraint is at most 0"
         )
         self._rich.print(table)
         if len(shown) < len(listed):
@@ -245,15 +240,26 @@ class Console:
 def _outcome(record: TrialRecord) -> str:
     word = "feasible" if record.feasible else f"infeasible at {record.worst}"
     gain, p_value = _number(record.gain, "+.2f"), _number(record.metrics.get("p_value"), ".1e")
-    return f"gain {gain}% (p {p_value}), constraint {_number(record.constraint, '+.2f')}, {word}"
+    whole = f"gain {gain}% (p {p_value}), constraint {_number(record.constraint, '+.2f')}, {word}"
+    edge = record.edge
+    if edge is None or edge.scale == 1:
+        return whole
+    return f"{whole}; at scale {edge.scale:.2g} gain {edge.gain:+.2f}%, constraint {edge.metrics['constraint']:+.2f}"
 
 
-def _outcome_cells(metrics: Mapping[str, float]) -> list[str]:
-    return [
-        _number(metrics.get("gain"), "+.2f"),
-        _number(metrics.get("p_value"), ".1e"),
-        _number(metrics.get("constraint"), "+.2f"),
-    ]
+def _candidate_cells(record: TrialRecord) -> list[str]:
+    """Gain, constraint and scale of what can be handed over, and gain and constraint of the whole displacement."""
+    part = record.candidate
+    of_part = ["", "", ""]
+    if part is not None:
+        of_part = [f"{part.gain:+.2f}", f"{part.metrics['constraint']:+.2f}", f"{part.scale:.2g}"]
+    return [*of_part, _number(record.gain, "+.2f"), _number(record.constraint, "+.2f")]
+
+
+def _confirmation_cells(record: TrialRecord) -> list[str]:
+    """The gain on the confirmation sets, and the upper bound of the overall degradation there."""
+    confirmation = record.confirmation
+    return [_number(confirmation.get("gain"), "+.2f"), _number(confirmation.get("bound/overall"), "+.2f")]
 
 
 def _number(value: float | None, form: str) -> str:

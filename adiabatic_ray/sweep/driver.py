@@ -7,17 +7,14 @@ checkpoints, and Tune runs only the trials that are left.
 
 from __future__ import annotations
 
-import dataclasses
-
-from adiabatic_ray import config, errors, storage
+from adiabatic_ray import config, errors
 from adiabatic_ray.search import searcher, space
-from adiabatic_ray.sweep import session
+from adiabatic_ray.sweep import fixed_sequence, session
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.run import SweepRun
 from adiabatic_ray.sweep.tune_loop import run_trials
-from adiabatic_ray.sweep.workers import encoder_tasks
 from adiabatic_ray.trials.layout import StorageFolder
-from adiabatic_ray.trials.record import TrialRecord, best, contenders, tuned
+from adiabatic_ray.trials.record import TrialRecord, best, tuned
 
 
 def run(sweep: config.Sweep, console: Console) -> TrialRecord | None:
@@ -42,7 +39,9 @@ def run(sweep: config.Sweep, console: Console) -> TrialRecord | None:
             # `ended` passes the result to the search. This ends with `scheduler.over` or `scheduler.to_end`.
             run_trials(scheduler, run)
             if not run.interrupted.is_set():
-                _confirm(run)
+                fixed_sequence.test(run)
+            if not run.interrupted.is_set():
+                run.hand_over()
             status = "FAILED" if scheduler.failed else "FINISHED"
         finally:
             run.finish("KILLED" if run.interrupted.is_set() else status)
@@ -52,20 +51,3 @@ def run(sweep: config.Sweep, console: Console) -> TrialRecord | None:
             raise errors.SweepError(scheduler.over)
         console.say(f"the sweep is over: {scheduler.over or 'its hours are up; run the same command to go on'}")
         return best(run.store.records.values())
-
-
-def _confirm(run: SweepRun) -> None:
-    """Measure the best candidates on the confirmation sets, and export the best."""
-    store = run.store
-    first = contenders(store.records.values())[: run.sweep.budget.confirm]
-    # If the user raised `budget.confirm`, the displacements of some of these trials are deleted already.
-    chosen = [record for record in first if storage.exists(store.folder.trial(record.number).displacement)]
-    pending = [record for record in chosen if not record.confirmation] if run.embedded.confirmation else []
-    candidates = [(store.folder.trial(r.number), r.candidate.scale) for r in pending if r.candidate]
-    measured = run.tasks.run(encoder_tasks.confirm, run.sweep, run.embedded, candidates)
-    for done, (record, metrics) in enumerate(zip(pending, measured, strict=False), start=1):
-        run.console.progress(f"confirming the best trials, {done}/{len(pending)}")
-        store.put(dataclasses.replace(record, confirmation=metrics))
-        if run.interrupted.is_set():
-            return
-    run.hand_over()

@@ -78,7 +78,7 @@ def _chosen(store: TrialStore, number: int | None, force: bool) -> TrialRecord:
             return nearest
         refuted = [record for record in tuned.values() if record.confirmed is False]
         none = (
-            f"none of the {len(refuted)} best trials of {store.folder.path} stayed feasible in confirmation"
+            f"no candidate of {store.folder.path} was shown to be harmless in confirmation"
             if refuted
             else f"no trial of {store.folder.path} is feasible and better than the untouched encoder"
         )

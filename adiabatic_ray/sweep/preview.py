@@ -11,8 +11,8 @@ import torch
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sources, triplets
-from adiabatic_ray.data.sets import DataSet
-from adiabatic_ray.evaluate import embedded_data
+from adiabatic_ray.data.sets import DataSet, Triplets, Xnli
+from adiabatic_ray.evaluate import embedded_data, power
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, freezing
 from adiabatic_ray.search import space
@@ -37,8 +37,10 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
         yield f"  {key}: {_shown(choices)}"
     model = yield from _model_lines(sweep)
     data = yield from _data_lines(sweep)
-    if model is not None and plan is not None and data is not None:
-        yield _time(sweep, plan, data, model)
+    if model is not None and data is not None:
+        yield from _power_lines(sweep, data, model)
+        if plan is not None:
+            yield _time(sweep, plan, data, model)
 
 
 def _resource_lines(sweep: config.Sweep) -> Generator[str, None, resources.Plan | None]:
@@ -87,6 +89,30 @@ def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data 
             f"{len(dataset.passages):,} passage texts{dropped}"
         )
     return data
+
+
+def _power_lines(sweep: config.Sweep, data: embedded_data.Data, model: encoder.Encoder) -> Iterator[str]:
+    """What the confirmation sets can prove, from a sample of the guarded set."""
+    guard = data.confirmation.get(sweep.constraint.data)
+    if guard is None:
+        yield "guarantee: none, since there are no confirmation sets; the gain of the winner will look too large"
+        return
+    assert isinstance(guard, Triplets | Xnli)
+    provable = power.smallest_margins(guard, model, sweep.constraint)
+    language = "" if provable.language is None else f", and {provable.language:.2g}% in every language"
+    yield (
+        f"guarantee: with {len(guard):,} {guard.unit} of {guard.name} an encoder that harms nobody passes with a "
+        f"probability of 80% where it may be {provable.overall:.2g}% worse overall{language}"
+    )
+    for key, allowed, smallest in (
+        ("margin", sweep.constraint.margin, provable.overall),
+        ("language_margin", sweep.constraint.margin_by_language, provable.language),
+    ):
+        if smallest is not None and allowed < smallest:
+            yield (
+                f"  WARNING: `constraint.{key}` is {allowed:g}%, less than that: a harmless encoder may well fail. "
+                f"Confirm on more {guard.unit}, or allow more"
+            )
 
 
 def _mask_lines(mask: str, model: encoder.Encoder) -> Iterator[str]:

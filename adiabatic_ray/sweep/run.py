@@ -44,6 +44,7 @@ class SweepRun:
             self.interrupted = stack.enter_context(session.interruptible())
             self.resumed = exists(self._folder.path)
             self.store = _open_store(self._folder, self.sweep)
+            self.sweep = self.store.sweep
             self._held = stack.pop_all()
         return self
 
@@ -150,6 +151,7 @@ def _open_store(folder: SweepFolder, sweep: config.Sweep) -> TrialStore:
     if not exists(folder.path):
         return TrialStore.create(folder.path, sweep)
     store = TrialStore(folder.path)
+    sweep = store.continued(sweep)
     if store.records:  # without any, the earlier run failed before its first trial, and new settings may fix that
         changed = config.differences(config.resolved(store.sweep), config.resolved(sweep))
         if changed:

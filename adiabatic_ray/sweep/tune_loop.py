@@ -1,7 +1,8 @@
 """Runs a scheduler's trials on Ray Tune. Tune owns the loop, and calls the scheduler through small adapters.
 
 For each trial, `SchedulerSearcher` asks the scheduler for the configuration, a `QueryTuning` actor trains,
-`SchedulerStopper` passes each report to the scheduler, and `SchedulerCallback` says how the trial ended.
+`SchedulerStopper` passes each report to the scheduler, `early_stopping` stops trials that lag behind, and
+`SchedulerCallback` says how the trial ended.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ray.tune.search import Searcher
 
 from adiabatic_ray import errors
 from adiabatic_ray.search.scheduler import TrialScheduler
+from adiabatic_ray.sweep import early_stopping
 from adiabatic_ray.sweep.cluster import ray_private
 from adiabatic_ray.sweep.run import SweepRun
 from adiabatic_ray.sweep.waiting import Wait
@@ -43,6 +45,7 @@ def run_trials(scheduler: TrialScheduler, run: SweepRun) -> None:
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=SchedulerSearcher(scheduler),
+                scheduler=early_stopping.for_sweep(run.sweep, scheduler),
                 num_samples=-1,
                 max_concurrent_trials=run.plan.concurrent,
                 reuse_actors=True,

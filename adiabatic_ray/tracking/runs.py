@@ -198,6 +198,8 @@ class MlflowRuns:
 def _outcome(record: TrialRecord) -> list[Metric]:
     """A trial's metrics apart from those of its evaluation points."""
     metrics = {f"confirmation/{key}": value for key, value in record.confirmation.items()}
+    if record.tested:
+        metrics["confirmation/passed"] = float(not record.tested.failure)
     if record.candidate:
         metrics |= {"candidate/scale": record.candidate.scale}
         metrics |= {f"candidate/{key}": record.candidate.metrics[key] for key in ("gain", "constraint")}

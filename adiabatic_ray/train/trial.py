@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -27,6 +27,8 @@ __all__ = ["Progress", "TrainingData", "run"]
 
 Status = Literal["running", "complete", "diverged", "out_of_memory"]
 Measurement = TypeVar("Measurement")  # what `measure` returns
+# Measures a displacement scaled down: from a function that measures it times a scale, and the whole one's measurement.
+ScaleDown = Callable[[Callable[[float], Measurement], Measurement], Mapping[float, Measurement]]
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,12 @@ def run(
     *,
     seed: int,
     resume: Checkpoint | None = None,
-    scales: Sequence[float] = (),
+    scale_down: ScaleDown[Measurement] | None = None,
 ) -> Generator[Progress[Measurement], None, None]:
     """Train a displacement of `encoder` and measure it at `settings.evaluations` evenly spaced points.
 
-    `measure` is called with the query encoder at each point, and after the last one also with the displacement times
-    each of `scales`. `resume` is the checkpoint of an unfinished run of the trial.
+    `measure` is called with the query encoder at each point. After the last one, `scale_down` chooses the scales at
+    which the displacement is also measured. `resume` is the checkpoint of an unfinished run of the trial.
 
     Everything random depends on the seed (`settings.seed`, else `seed`) and the step alone, so that a resumed trial
     equals an unbroken one.
@@ -91,7 +93,9 @@ def run(
                 "time/evaluation_seconds": time.perf_counter() - trained,
             }
             metrics = trainer.losses() | trainer.model.norms() | times
-            scaled = {scale: measure(trainer.scaled(scale)) for scale in scales} if point == total else {}
+            scaled: Mapping[float, Measurement] = {}
+            if point == total and scale_down is not None:
+                scaled = scale_down(lambda scale: measure(trainer.scaled(scale)), measurement)
             yield Progress(
                 point,
                 total,

@@ -10,13 +10,14 @@ STORAGE/                                what the sweeps of one storage folder sh
       trial.json                        its record, rewritten in one piece whenever it changes
       discordance.csv                   its discordant triplets on each set, against the untouched encoder
       outcomes.safetensors              whether each triplet is discordant, on the selection sets, at each scale
-      confirmation.csv, .safetensors    the same two on the confirmation sets, if the trial was confirmed
+      confirmation.csv, .safetensors    the same two on the confirmation sets, if a candidate of the trial was tested
       checkpoint.safetensors            its state at the last evaluation before the end
       displacement.safetensors          its displacement, if the trial is among the best
       error.txt                         the stack trace, if the trial crashed
     best/                               the winner, exported
       query_encoder/, retrieval_model/  two models in sentence-transformers' format
       trial.json                        the record of the trial that was exported
+    guarantee.json                      the candidates that are tested on the confirmation sets, in their order
     report.html, figures/, leaderboard.csv
     confirmation/                       the trials of `adiabatic-ray confirm`, in a sweep folder of their own
 """
@@ -74,6 +75,10 @@ class SweepFolder:
     @property
     def lock(self) -> Path:
         return self.path / ".lock"
+
+    @property
+    def guarantee(self) -> Path:
+        return self.path / "guarantee.json"
 
     @property
     def report(self) -> Path:

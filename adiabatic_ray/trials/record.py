@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 State = Literal["running", "complete", "stopped", "diverged", "out_of_memory", "crashed"]
 FAILED_CONSTRAINT = 1000.0  # the constraint of a failed trial
+GAIN_AT_EDGE = "edge/gain"  # the metric of an evaluation that holds the gain at the predicted edge
 UNTOUCHED = 0  # the number of the untouched encoder, which is every sweep's first trial
 
 
@@ -26,11 +27,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial's displacement times `scale`, with its metrics and the language pair that degraded most."""
+    """A trial's displacement times `scale`, with its metrics and the language pair that degraded most.
+
+    The metrics are exact, unless confirmation tested a scale that selection only predicted: then they are `gain` and
+    `constraint` alone. Those of an exact measurement may have `predicted/gain` and `predicted/constraint` beside them,
+    which were predicted from the whole displacement.
+    """
 
     scale: float
     metrics: Mapping[str, float]
-    worst: str
+    worst: str = ""
 
     @property
     def gain(self) -> float:
@@ -38,11 +44,39 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class ProfilePoint:
+    """What is predicted of a trial's displacement times `scale`, on the selection sets.
+
+    `evidence` says how safe it is (see `guarantee.Verdict`): the larger the safer.
+    """
+
+    scale: float
+    gain: float
+    constraint: float
+    evidence: float
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The test of a trial's displacement times `scale` on the confirmation sets, with its metrics there.
+
+    `gain` is that on selection, by which the candidate was chosen. `failure` says why the test failed, and is empty if
+    it passed.
+    """
+
+    scale: float
+    gain: float
+    metrics: Mapping[str, float]
+    failure: str = ""
+
+
+@dataclass(frozen=True)
 class TrialReport:
     """What a trial reports at each evaluation, or when it fails before the next one.
 
-    `metrics` is empty if nothing was measured. `worst` names the language pair that degraded most. `scaled` holds the
-    candidates of a complete trial below scale 1. `harmful` says that harm is certain (see `significance.Violation`).
+    `metrics` is empty if nothing was measured. `worst` names the language pair that degraded most. `scaled` and
+    `profile` are those of a complete trial's record. `harmful` says that harm is certain (see
+    `significance.Violation`).
     """
 
     number: int
@@ -52,6 +86,7 @@ class TrialReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
     worst: str = ""
     scaled: tuple[Candidate, ...] = ()
+    profile: tuple[ProfilePoint, ...] = ()
     harmful: bool = False
     reason: str = ""
 
@@ -60,12 +95,13 @@ class TrialReport:
 class TrialRecord:
     """One trial. Its fields are the keys of `trial.json`.
 
-    The state `stopped` means that the trial ended early because harm was certain. A trial that diverged, ran out of
+    The state `stopped` means that the trial was ended early, and `reason` says why. A trial that diverged, ran out of
     memory or crashed has failed, and `reason` says why. `started` and `finished` are in seconds since the epoch.
 
-    `points` are its evaluations. `metrics` and `worst` are those of the whole displacement, and `scaled` holds the
-    candidates below scale 1. `confirmation` holds the candidate's metrics on the confirmation sets, and `repeats` the
-    metrics of the same configuration, trained again with other seeds.
+    `points` are its evaluations. `metrics` and `worst` are those of the whole displacement. `scaled` holds the
+    candidates below scale 1 that were measured, and `profile` what is predicted of all others. `confirmations` are the
+    tests of its candidates on the confirmation sets, and `repeats` the metrics of the same configuration, trained again
+    with other seeds.
     """
 
     number: int
@@ -77,7 +113,8 @@ class TrialRecord:
     points: tuple[Evaluation, ...] = ()
     worst: str = ""
     scaled: tuple[Candidate, ...] = ()
-    confirmation: Mapping[str, float] = field(default_factory=dict)
+    profile: tuple[ProfilePoint, ...] = ()
+    confirmations: tuple[Confirmation, ...] = ()
     repeats: tuple[Mapping[str, float], ...] = ()
 
     @property
@@ -109,26 +146,60 @@ class TrialRecord:
         return Candidate(1.0, self.metrics, self.worst)
 
     @functools.cached_property
-    def candidate(self) -> Candidate | None:
-        """The feasible candidate with the largest scale. `None` without one, and for a trial that is not complete."""
+    def edge(self) -> Candidate | None:
+        """The feasible candidate with the largest gain, of those measured; of equal ones that with the smallest scale.
+
+        `None` without one, and for a trial that is not complete.
+        """
         if self.state != "complete":
             return None
         feasible = [candidate for candidate in (*self.scaled, self.whole) if candidate.metrics["constraint"] <= 0]
-        return max(feasible, key=lambda candidate: candidate.scale, default=None)
+        return max(feasible, key=lambda candidate: (candidate.gain, -candidate.scale), default=None)
+
+    @property
+    def gain_at_edge(self) -> float | None:
+        """The gain at the edge, 0 if no scale that was measured is feasible; as predicted while the trial runs."""
+        if self.state == "complete":
+            return max(0.0, self.edge.gain) if self.edge else 0.0
+        return self.metrics.get(GAIN_AT_EDGE)
+
+    @functools.cached_property
+    def candidate(self) -> Candidate | None:
+        """What can be handed over of the trial: its boldest candidate that passed confirmation, or else its edge."""
+        tested = self.tested
+        if tested is None or tested.failure:
+            return self.edge
+        measured = (one for one in (*self.scaled, self.whole) if one.scale == tested.scale)
+        predicted = {"gain": tested.gain, "constraint": self._predicted_constraint(tested.scale)}
+        return next(measured, Candidate(tested.scale, predicted))
+
+    def _predicted_constraint(self, scale: float) -> float:
+        return next((point.constraint for point in self.profile if point.scale == scale), 0.0)
+
+    @property
+    def tested(self) -> Confirmation | None:
+        """The boldest test that passed, or else the first test. `None` if nothing was tested."""
+        passed = [one for one in self.confirmations if not one.failure]
+        return max(passed, key=lambda one: one.gain) if passed else next(iter(self.confirmations), None)
+
+    @property
+    def confirmation(self) -> Mapping[str, float]:
+        """The metrics of `tested` on the confirmation sets."""
+        return self.tested.metrics if self.tested else {}
 
     @property
     def confirmed(self) -> bool | None:
-        """Whether the candidate is feasible on the confirmation sets too, and so are most of its repeats.
+        """Whether a candidate passed its test on the confirmation sets, and most repeats are feasible there.
 
         `None` if the trial was neither confirmed nor repeated.
         """
-        return not self.refutation if self.confirmation or self.repeats else None
+        return not self.refutation if self.confirmations or self.repeats else None
 
     @property
     def refutation(self) -> str:
-        """Why the confirmation sets refute the candidate, in words. Empty if they do not."""
-        if self.confirmation and self.confirmation["constraint"] > 0:
-            return f"its constraint there is {self.confirmation['constraint']:+.2f} (feasible at 0 or below)"
+        """Why the trial cannot be handed over after confirmation, in words. Empty if it can."""
+        if self.tested and self.tested.failure:
+            return self.tested.failure
         if self.repeats and 2 * self.num_feasible_repeats <= len(self.repeats):
             return (
                 f"of its {len(self.repeats)} repetitions with other seeds only {self.num_feasible_repeats} stayed "

@@ -36,7 +36,7 @@ def test_triplets_against_a_loop(rng: np.random.Generator) -> None:
         cosine(queries[q], passages[p]) <= cosine(queries[q], passages[n])
         for q, p, n in zip(rows["query"], rows["positive"], rows["negative"], strict=True)
     ]
-    outcomes = discordance.triplets(data, queries, passages)
+    outcomes = discordance.outcomes(discordance.leads(data, queries, passages))
     assert outcomes.tolist() == expected
     assert discordance.pnd(outcomes) == pytest.approx(100 * sum(expected) / 200)
     assert 50 < sum(expected) < 150
@@ -46,16 +46,16 @@ def test_triplets_in_chunks(rng: np.random.Generator, monkeypatch: pytest.Monkey
     queries, passages = unit(rng, 5, 6), unit(rng, 9, 6)
     rows = {key: rng.integers(0, 5, 50) for key in ("query", "positive", "negative")}
     data = sets.Triplets(name="t", queries=["q"] * 5, passages=[], **rows)
-    whole = discordance.triplets(data, queries, passages)
+    whole = discordance.outcomes(discordance.leads(data, queries, passages))
     monkeypatch.setattr(discordance, "ROWS_PER_CHUNK", 7)
-    assert torch.equal(discordance.triplets(data, queries, passages), whole)
+    assert torch.equal(discordance.outcomes(discordance.leads(data, queries, passages)), whole)
 
 
 def test_a_negative_equal_to_the_positive_is_discordant(rng: np.random.Generator) -> None:
     queries, passages = unit(rng, 1000, 384), unit(rng, 1000, 384)
     rows = np.arange(1000)
     data = sets.Triplets(name="t", queries=["q"] * 1000, passages=[], query=rows, positive=rows, negative=rows)
-    assert bool(discordance.triplets(data, queries, passages).all())
+    assert bool(discordance.outcomes(discordance.leads(data, queries, passages)).all())
 
 
 def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple[sets.Xnli, torch.Tensor, torch.Tensor]:
@@ -74,7 +74,7 @@ def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple
 
 def test_xnli_against_a_loop(rng: np.random.Generator) -> None:
     data, queries, passages = make_xnli(rng)
-    outcomes = discordance.xnli(data, queries, passages)
+    outcomes = discordance.outcomes(discordance.leads(data, queries, passages))
     assert outcomes.shape == (7, 2, 3, 3)
     for i in range(7):
         for c, comparison in enumerate(("neutral", "contradiction")):
@@ -95,7 +95,7 @@ def test_improvement() -> None:
 
 def test_rows_of_the_table(rng: np.random.Generator) -> None:
     data, queries, passages = make_xnli(rng)
-    tuned = discordance.xnli(data, queries, passages)
+    tuned = discordance.outcomes(discordance.leads(data, queries, passages))
     base = torch.from_numpy(rng.random(tuned.shape) < 0.5)
     rows = {(row[1], row[2], row[3]): row for row in discordance.rows(data, tuned, base)}
     assert len(rows) == 2 * 3 * 3

@@ -30,7 +30,7 @@ def test_all_sets_are_read_as_their_kinds(data: Data) -> None:
     kinds = {"questions": Triplets, "xnli": Xnli}
     for section in (data.selection, data.confirmation):
         assert {name: type(read) for name, read in section.items()} == kinds
-    assert [len(read) for read in data.all()] == [200, 200, 20, 100, 10]
+    assert [len(read) for read in data.all()] == [200, 200, 20, 100, 40]
 
 
 @pytest.mark.parametrize(

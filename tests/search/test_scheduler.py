@@ -15,7 +15,7 @@ from adiabatic_ray.search import searcher
 from adiabatic_ray.search.scheduler import TrialScheduler
 from adiabatic_ray.trials.record import TrialRecord, TrialReport
 from adiabatic_ray.trials.store import TrialStore
-from tests.sweeps import minimal
+from tests.sweeps import MINIMAL, minimal
 
 Open = Callable[..., TrialScheduler]
 
@@ -30,12 +30,12 @@ def heard() -> list[TrialRecord]:
 def open_scheduler(tmp_path: Path, heard: list[TrialRecord]) -> Open:
     """A scheduler on the sweep in `tmp_path`, as a new run of the sweep opens it."""
 
-    def open_scheduler(retries: int = 0, **budget: Any) -> TrialScheduler:
-        folder = tmp_path / "s"
-        sweep = minimal(budget=config.Budget(**budget), resources=config.Resources(retries=retries))
+    def open_scheduler(retries: int = 0, search: config.Search = MINIMAL.search, **budget: Any) -> TrialScheduler:
+        folder, resources = tmp_path / "s", config.Resources(retries=retries)
+        sweep = minimal(budget=config.Budget(**budget), resources=resources, search=search)
         store = TrialStore(folder) if folder.exists() else TrialStore.create(folder, sweep)
-        search = searcher.create(sweep.search, 0, None)
-        return TrialScheduler(store, sweep, search, heard.append, threading.Event())
+        configurations = searcher.create(sweep.search, 0, None)
+        return TrialScheduler(store, sweep, configurations, heard.append, threading.Event())
 
     return open_scheduler
 
@@ -85,8 +85,12 @@ def test_everything_is_on_disk_before_anyone_hears_of_it(open_scheduler: Open, h
     assert TrialStore(scheduler.store.folder.path).records == {1: heard[-1]}
 
 
+WHOLE = dataclasses.replace(MINIMAL.search, candidates="whole")
+
+
 def test_harm_beyond_doubt_stops_a_trial(open_scheduler: Open) -> None:
-    scheduler = open_scheduler()
+    """Only where trials are judged by their whole displacements: a harmful one may have the best edge."""
+    scheduler = open_scheduler(search=WHOLE)
     scheduler.next_trial()
     assert scheduler.reported(report(1, step=4, status="running")) is False
     assert scheduler.reported(report(1, step=6, status="running", harmful=True)) is True
@@ -98,14 +102,26 @@ def test_harm_beyond_doubt_stops_a_trial(open_scheduler: Open) -> None:
 
 
 def test_harm_at_the_end_is_no_stop_and_stopping_can_be_off(open_scheduler: Open) -> None:
-    scheduler = open_scheduler()
+    scheduler = open_scheduler(search=WHOLE)
     scheduler.next_trial()
     assert scheduler.reported(report(1, harmful=True)) is False
     scheduler.ended(1)
     assert scheduler.store.records[1].state == "complete"
-    patient = open_scheduler(stop_harmful=False)
-    patient.next_trial()
-    assert patient.reported(report(2, step=4, status="running", harmful=True)) is False
+    for patient in (open_scheduler(search=WHOLE, stop_harmful=False), open_scheduler()):
+        following = patient.next_trial()
+        assert following is not None
+        assert patient.reported(report(following[0], step=4, status="running", harmful=True)) is False
+
+
+def test_a_trial_that_lags_behind_is_stopped(open_scheduler: Open) -> None:
+    scheduler = open_scheduler()
+    scheduler.next_trial()
+    scheduler.reported(report(1, step=4, status="running"))
+    scheduler.stop_early(1, "it lags behind")
+    scheduler.ended(1)
+    record = scheduler.store.records[1]
+    assert (record.state, record.reason, record.candidate) == ("stopped", "it lags behind", None)
+    assert not scheduler.store.folder.trial(1).displacement.exists()
 
 
 @pytest.mark.parametrize("status", ["diverged", "out_of_memory", "crashed"])

@@ -12,56 +12,28 @@ from optuna.trial import TrialState
 from adiabatic_ray import config
 from adiabatic_ray.search import searcher
 from adiabatic_ray.search.searcher import ConstrainedSearch
-from adiabatic_ray.trials.record import FAILED_CONSTRAINT, Evaluation, TrialRecord
+from adiabatic_ray.trials.record import FAILED_CONSTRAINT, GAIN_AT_EDGE, Candidate, Evaluation, TrialRecord
+from tests import search_problem
+from tests.search_problem import OPTIMUM, SPACE, outcome, record, trained
 
-SPACE: dict[str, Any] = {
-    "learning_rate": config.Range(low=1e-8, high=1e-4, log=True),
-    "batch_size": [8, 14, 32],
-    "margin": config.Range(low=0.02, high=0.3),
-    "freeze": ["embeddings", "embeddings+output.dense.weight", "none"],
-}
-# The learning rate at which each mask starts to harm, as the power of ten.
-EDGES = {"none": -7.0, "embeddings": -6.5, "embeddings+output.dense.weight": -6.0}
 TRIALS = 60
 
 
-def problem(choice: dict[str, Any]) -> tuple[float, float]:
-    """Gain and constraint in the shape of a real sweep: both grow with the rate, and the edge is where the gain is."""
-    rate = math.log10(choice["learning_rate"])
-    edge = EDGES[choice["freeze"]] + 0.1 * math.log10(choice["batch_size"] / 14)
-    gain = 10 * (1 - math.exp(-(rate + 8) / 1.5)) * (1 - 0.1 * ((choice["margin"] - 0.1) / 0.1) ** 2)
-    return gain, 2 * (rate - edge)
-
-
-OPTIMUM = problem(
-    {
-        "learning_rate": 10 ** (-6.0 + 0.1 * math.log10(32 / 14)),
-        "batch_size": 32,
-        "margin": 0.1,
-        "freeze": "embeddings+output.dense.weight",
-    }
-)[0]
-
-
-def settings(sampler: Any = "tpe", chosen: dict[str, Any] | None = None) -> config.Search:
-    return config.Search(objective="msmarco", space=chosen or SPACE, sampler=sampler)
-
-
-def ended(number: int, choice: dict[str, Any], gain: float, constraint: float, state: Any = "complete") -> TrialRecord:
-    points = (Evaluation(1, 0.0, {"gain": gain, "constraint": constraint}),)
-    return TrialRecord(number, choice, state, points=points)
+def settings(sampler: Any = "tpe", chosen: dict[str, Any] | None = None, candidates: Any = "whole") -> config.Search:
+    return search_problem.settings(sampler=sampler, space=chosen or SPACE, candidates=candidates)
 
 
 def best_feasible(sampler: str, seed: int, trials: int = TRIALS) -> float:
+    """The best whole displacement."""
     search = ConstrainedSearch(settings(sampler), seed, startup=10)
     best = 0.0
     for number in range(1, trials + 1):
         choice = search.propose(number)
         assert choice is not None
-        gain, constraint = problem(choice)
+        gain, constraint = outcome(choice)
         if constraint <= 0:
             best = max(best, gain)
-        search.tell(ended(number, choice, gain, constraint))
+        search.tell(record(number, choice, gain, constraint))
     return best
 
 
@@ -70,6 +42,25 @@ def test_tpe_finds_the_constrained_optimum_and_beats_chance() -> None:
     chance = [best_feasible("random", seed) / OPTIMUM for seed in range(10)]
     assert sum(gain >= 0.95 for gain in gains) >= 8, gains
     assert sum(gains) > sum(chance) + 0.3, (gains, chance)
+
+
+def best_edge(seed: int, trials: int) -> float:
+    search = searcher.create(settings("auto", candidates="edge"), seed, trials=100)
+    best = 0.0
+    for number in range(1, trials + 1):
+        choice = search.propose(number)
+        assert choice is not None
+        made = trained(number, choice)
+        assert made.gain_at_edge is not None
+        best = max(best, made.gain_at_edge)
+        search.tell(made)
+    return best
+
+
+def test_edges_are_found_within_a_few_trials() -> None:
+    """Far fewer than with whole displacements, whose constraint the search must learn as well."""
+    gains = sorted(best_edge(seed, trials=16) / OPTIMUM for seed in range(5))
+    assert gains[2] >= 0.95, gains
 
 
 @pytest.mark.slow
@@ -83,10 +74,9 @@ def told(record_state: str, sampler: str = "tpe") -> optuna.trial.FrozenTrial:
     choice = search.propose(1)
     assert choice is not None
     if record_state in ("crashed", "diverged", "out_of_memory"):
-        record = TrialRecord(1, choice, record_state)  # type: ignore[arg-type]
+        search.tell(TrialRecord(1, choice, record_state))  # type: ignore[arg-type]
     else:
-        record = ended(1, choice, gain=7.0, constraint=2.0, state=record_state)
-    search.tell(record)
+        search.tell(record(1, choice, gain=7.0, constraint=2.0, state=record_state))
     return search.study.trials[0]
 
 
@@ -103,6 +93,27 @@ def test_a_stopped_trial_is_pruned_with_the_constraint_of_its_last_point() -> No
     assert trial.constraints == {searcher.CONSTRAINT: math.asinh(2.0)}
 
 
+@pytest.mark.parametrize(("sampler", "told_as"), [("tpe", TrialState.PRUNED), ("gp", TrialState.COMPLETE)])
+def test_of_a_sweep_over_edges_the_gain_at_the_edge_is_told(sampler: str, told_as: TrialState) -> None:
+    """A trial is feasible there, whatever its whole displacement does, and one that was stopped early as well."""
+    search = ConstrainedSearch(settings(sampler, candidates="edge"), seed=0, startup=10)
+    first, second, third = (search.propose(number) for number in (1, 2, 3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    edge = Candidate(0.3, {"gain": 4.0, "constraint": -0.1})
+    search.tell(record(1, first, gain=9.0, constraint=5.0, scaled=(edge,)))
+    search.tell(record(2, second, gain=9.0, constraint=5.0))  # no scale is feasible but 0
+    points = tuple(Evaluation(n, 0.0, {"gain": 9.0, "constraint": 5.0, GAIN_AT_EDGE: float(n)}) for n in (1, 2))
+    search.tell(TrialRecord(3, third, "stopped", points=points))
+    trials = search.study.trials
+    assert [trial.state for trial in trials[:2]] == [TrialState.COMPLETE] * 2
+    assert [trial.value for trial in trials[:2]] == [4.0, 0.0]
+    assert all(trial.constraints[searcher.CONSTRAINT] < 0 for trial in trials)
+    assert trials[2].state == told_as
+    assert trials[2].value == 2.0 if told_as == TrialState.COMPLETE else trials[2].intermediate_values == {2: 2.0}
+
+
 @pytest.mark.parametrize("state", ["crashed", "diverged", "out_of_memory"])
 @pytest.mark.parametrize(("sampler", "told_as"), [("tpe", TrialState.PRUNED), ("gp", TrialState.COMPLETE)])
 def test_a_failed_trial_is_told_as_far_from_feasible(state: str, sampler: str, told_as: TrialState) -> None:
@@ -116,7 +127,7 @@ def test_optuna_never_calls_an_infeasible_trial_the_best() -> None:
     for number, (gain, constraint) in enumerate([(1.0, -0.1), (9.0, 0.5), (2.0, -0.2)], start=1):
         choice = search.propose(number)
         assert choice is not None
-        search.tell(ended(number, choice, gain, constraint))
+        search.tell(record(number, choice, gain, constraint))
     assert search.study.best_trial.value == 2.0
 
 
@@ -128,9 +139,9 @@ def test_failing_regions_are_left() -> None:
         choice = search.propose(number)
         assert choice is not None
         failed.append(choice["batch_size"] == 32)
-        gain, constraint = problem(choice)
-        record = TrialRecord(number, choice, "out_of_memory") if failed[-1] else ended(number, choice, gain, constraint)
-        search.tell(record)
+        gain, constraint = outcome(choice)
+        measured = record(number, choice, gain, constraint)
+        search.tell(TrialRecord(number, choice, "out_of_memory") if failed[-1] else measured)
     assert sum(failed[30:]) < 5  # chance would make 10 of 30
 
 
@@ -145,7 +156,7 @@ def test_a_finite_space_is_tried_once_each_and_then_over(sampler: str) -> None:
         choice = search.propose(number)
         assert choice is not None
         proposed.append(tuple(choice.items()))
-        search.tell(ended(number, choice, 1.0, -1.0))
+        search.tell(record(number, choice, 1.0, -1.0))
     assert len(set(proposed)) == 6
     assert search.propose(7) is None
 
@@ -159,7 +170,7 @@ def test_a_sampler_that_repeats_itself_is_not_listened_to() -> None:
         choice = search.propose(number)
         assert choice is not None
         seen.append(choice["margin"])
-        search.tell(ended(number, choice, float(choice["margin"]), -1.0))
+        search.tell(record(number, choice, float(choice["margin"]), -1.0))
     assert len(set(seen)) == len(seen)
 
 
@@ -170,7 +181,7 @@ def sequence(seed: int, sampler: str = "tpe", count: int = 16) -> list[dict[str,
         choice = search.propose(number)
         assert choice is not None
         choices.append(choice)
-        search.tell(ended(number, choice, *problem(choice)))
+        search.tell(record(number, choice, *outcome(choice)))
     return choices
 
 
@@ -185,22 +196,22 @@ def test_a_resumed_search_proposes_what_an_unbroken_one_would(sampler: str, brok
     unbroken = sequence(5, sampler)
     search = ConstrainedSearch(settings(sampler), 5, startup=4)
     for number, choice in enumerate(unbroken[:broken_after], start=1):
-        search.resume(ended(number, choice, *problem(choice)))
+        search.resume(record(number, choice, *outcome(choice)))
     # The trial that was under way is known by its configuration, and ends now.
     under_way = unbroken[broken_after]
     search.resume(TrialRecord(broken_after + 1, under_way, "running"))
-    search.tell(ended(broken_after + 1, under_way, *problem(under_way)))
+    search.tell(record(broken_after + 1, under_way, *outcome(under_way)))
     for number in range(broken_after + 2, len(unbroken) + 1):
         choice = search.propose(number)
         assert choice == unbroken[number - 1]
-        search.tell(ended(number, choice, *problem(choice)))
+        search.tell(record(number, choice, *outcome(choice)))
 
 
 def test_earlier_configurations_are_not_proposed_again() -> None:
     search = ConstrainedSearch(settings(chosen=FINITE), 0, startup=2)
     earlier = [{"batch_size": 8, "freeze": mask} for mask in FINITE["freeze"]]
     for number, choice in enumerate(earlier, start=1):
-        search.resume(ended(number, choice, 1.0, -1.0))
+        search.resume(record(number, choice, 1.0, -1.0))
     later = [search.propose(number) for number in (4, 5, 6)]
     assert all(choice is not None and choice["batch_size"] == 14 for choice in later)
     assert search.propose(7) is None

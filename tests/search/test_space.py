@@ -74,8 +74,9 @@ def test_masks_are_those_of_the_space_or_the_one_of_the_train_section() -> None:
     [
         (FINITE, "grid", None, 6, "6 trials, a grid"),
         (FINITE, "grid", 4, 4, "4 trials, a grid"),
-        (FINITE, "optuna", 9, 6, "6 trials, chosen by Optuna (tpe)"),
-        ({"learning_rate": RATE}, "optuna", 9, 9, "9 trials, chosen by Optuna (tpe)"),
+        (FINITE, "optuna", 9, 6, "6 trials, chosen by Optuna (gp)"),
+        ({"learning_rate": RATE}, "optuna", 9, 9, "9 trials, chosen by Optuna (gp)"),
+        ({"learning_rate": RATE}, "optuna", 101, 101, "101 trials, chosen by Optuna (tpe)"),
     ],
 )
 def test_trials_are_bounded_by_the_budget_and_the_space(
@@ -84,3 +85,10 @@ def test_trials_are_bounded_by_the_budget_and_the_space(
     sweep = minimal(search=search(chosen, method=method), budget=config.Budget(trials=trials))
     assert space.num_trials(sweep) == count
     assert space.describe_trials(sweep) == how
+
+
+def test_the_sampler_follows_the_budget_and_what_optunas_gaussian_process_can_list() -> None:
+    rates, seeds = search({"learning_rate": RATE}), search({"seed": config.Range(low=0, high=2**31)})
+    assert [space.sampler_name(rates, trials) for trials in (1, 100, 101, None)] == ["gp", "gp", "tpe", "tpe"]
+    assert space.sampler_name(seeds, 10) == "tpe"
+    assert space.sampler_name(search({"learning_rate": RATE}, sampler="random"), 10) == "random"

@@ -10,7 +10,7 @@ from adiabatic_ray.sweep import closing
 from adiabatic_ray.trials.record import TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
 from tests import sweeps
-from tests.records import record
+from tests.records import checked, record
 
 SERVER = "http://mlflow:5000"
 UNTOUCHED = record(0, 0.0, -1.0)
@@ -40,8 +40,11 @@ def test_where_everything_is(tmp_path: Path) -> None:
         ([record(1, 9.0, 0.7), record(2, 9.0, 0.4)], ["no trial is feasible", "trial 2", "+0.40"]),
         ([record(1, -3.0), record(2, -0.5)], ["better than the untouched encoder", "trial 2", "-0.50%", "larger"]),
         (
-            [record(1, 3.0, confirmation={"constraint": 0.2}), record(2, 9.0, confirmation={"constraint": 0.1})],
-            ["none of the 2 best feasible trials", "in confirmation", "smaller", "`budget.confirm`"],
+            [
+                record(1, 3.0, confirmations=checked({"constraint": 0.2})),
+                record(2, 9.0, confirmations=checked({"constraint": 0.1})),
+            ],
+            ["no candidate was shown to be harmless", "its constraint there is +0.20", "smaller learning rates"],
         ),
     ],
 )

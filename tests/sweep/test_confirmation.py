@@ -12,7 +12,7 @@ from adiabatic_ray import cli, config, errors, storage, sweep_file
 from adiabatic_ray.sweep import confirmation, driver
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.trials.layout import StorageFolder
-from adiabatic_ray.trials.record import Candidate, Evaluation, TrialRecord, best
+from adiabatic_ray.trials.record import Candidate, Confirmation, Evaluation, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
 from tests import tracked
 
@@ -36,19 +36,25 @@ def created(sweep: config.Sweep) -> TrialStore:
 
 
 def test_what_is_confirmed(store: TrialStore) -> None:
-    """The best of different configurations that were not refuted; two seeds of one are one."""
-    refuted = {"gain": 8.0, "p_value": 0.1, "constraint": 0.3}
+    """The best of different configurations; two seeds of one are one."""
     store.put(made(1, 9.0, config={"learning_rate": 1e-7, "seed": 5}))
     store.put(made(2, 8.0, config={"learning_rate": 1e-7, "seed": 6}))
-    store.put(made(3, 7.0, confirmation=refuted))
     store.put(made(4, 6.0, 0.4))
     store.put(made(5, 5.0))
     store.put(made(6, 4.0))
     store.put(made(7, 3.0))
-    for number in (1, 2, 3, 4, 5, 6):  # the displacement of trial 7 was not kept, so it could not be handed over
+    for number in (1, 2, 4, 5, 6):  # the displacement of trial 7 was not kept, so it could not be handed over
         storage.write(store.folder.trial(number).displacement, "")
     assert [record.number for record in confirmation.choose(store, 2)] == [1, 5]
     assert [record.number for record in confirmation.choose(store, 9)] == [1, 5, 6]
+
+
+def test_of_tested_trials_only_those_that_passed_are_repeated(store: TrialStore) -> None:
+    passed, failed = (Confirmation(1.0, 7.0, {}),), (Confirmation(1.0, 7.0, {}, "it harms"),)
+    for number, confirmations in ((1, ()), (2, failed), (3, passed)):
+        store.put(made(number, 9.0 - number, confirmations=confirmations))
+        storage.write(store.folder.trial(number).displacement, "")
+    assert [record.number for record in confirmation.choose(store, 9)] == [3]
 
 
 def test_nothing_to_confirm(store: TrialStore, load_sweep: Load) -> None:
@@ -93,7 +99,7 @@ def test_the_steady_one_wins_and_not_the_luckiest() -> None:
     assert lucky.confirmed is False
     assert lucky.refutation == "of its 3 repetitions with other seeds only 1 stayed feasible there"
     assert (steady.confirmed, steady.refutation) == (True, "")
-    once = made(4, 5.0, confirmation={"constraint": -0.1, "gain": 4.0, "p_value": 0.01})
+    once = made(4, 5.0, confirmations=(Confirmation(1.0, 5.0, {"gain": 4.0, "p_value": 0.01}),))
     assert best([lucky, once]) == once
     assert best([lucky, once, steady]) == steady
 

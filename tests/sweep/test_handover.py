@@ -26,6 +26,7 @@ from adiabatic_ray.trials.layout import StorageFolder
 from adiabatic_ray.trials.record import Candidate, Evaluation, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 from tests import tracked
+from tests.records import checked
 
 PLAN = Plan(cpus=1, gpus=0, concurrent=1, workers=1, fitting=1, filling_cpus=1)
 TEXTS = ["who reads a book?", "кто читает книгу"]
@@ -62,11 +63,13 @@ def store(file: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_pat
     store.put(trial(0, 0.0, -1.0))
     store.put(trial(1, 3.0, -0.5))
     part = Candidate(0.75, metrics(6.0, -0.1), "neutral/ru/de")
-    store.put(trial(2, 9.0, 0.4, worst="neutral/ru/en", scaled=(part,), confirmation=metrics(5.0, -0.2)))
+    store.put(
+        trial(2, 9.0, 0.4, worst="neutral/ru/en", scaled=(part,), confirmations=checked(metrics(5.0, -0.2), part.scale))
+    )
     store.put(trial(3, 20.0, 0.7, worst="contradiction/fr/en"))
     store.put(TrialRecord(4, {}, "crashed", "RuntimeError: no memory"))
     store.put(trial(5, 4.0, -0.4))  # its displacement was not kept
-    store.put(trial(6, 5.0, -0.4, confirmation=metrics(1.0, 0.3)))
+    store.put(trial(6, 5.0, -0.4, confirmations=checked(metrics(1.0, 0.3))))
     for number in (1, 2, 3, 6):
         deltas = {name: torch.full_like(encoder.parameters[name], 0.01 * number) for name in NAMES}
         checkpoint.save(store.folder.trial(number).displacement, Checkpoint(deltas, {"step": 8}))
@@ -226,7 +229,7 @@ def test_the_sweeps_own_folder_holds_the_winner_with_all_that_is_known_of_it(
     handover.replace(store, winner, tasks)
     assert handover.holds(store, winner)
     check(store.folder.best.path, moved(encoder, 0.01))
-    confirmed = dataclasses.replace(winner, confirmation=metrics(2.0, -0.1))
+    confirmed = dataclasses.replace(winner, confirmations=checked(metrics(2.0, -0.1)))
     assert not handover.holds(store, confirmed)  # its card would say that it was not confirmed
     handover.replace(store, store.records[2], tasks)
     assert [handover.holds(store, store.records[number]) for number in (1, 2)] == [False, True]

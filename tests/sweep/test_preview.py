@@ -33,7 +33,7 @@ def test_a_sweep_is_described_and_nothing_is_written(load_sweep: Load, tmp_path:
         "batch_size": [8, 16],
     }
     lines = list(preview.lines(load_sweep({"search.space": space})))
-    assert lines[0] == "sweep small: 4 trials, chosen by Optuna (tpe)"
+    assert lines[0] == "sweep small: 4 trials, chosen by Optuna (gp)"
     assert line(lines, "resources:") == "resources: 1 at a time, each on 1 CPU"
     assert line(lines, "  learning_rate:") == "  learning_rate: 1e-08 to 1e-06, on a log scale"
     assert line(lines, "  margin:") == "  margin: 0.05 to 0.25, in steps of 0.05"

@@ -68,6 +68,7 @@ def test_tune_is_given_the_schedulers_trials(scheduler: TrialScheduler) -> None:
 
 
 def test_harm_stops_a_trial_and_the_user_stops_all(scheduler: TrialScheduler, interrupted: threading.Event) -> None:
+    scheduler.stops_harmful = True
     searcher, stopper = SchedulerSearcher(scheduler), SchedulerStopper(scheduler)
     searcher.suggest("tune-1")
     assert stopper("tune-1", {"report": report(1, "running")}) is False

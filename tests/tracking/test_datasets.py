@@ -24,7 +24,7 @@ def test_every_set_is_an_input_with_what_it_is(load_sweep: Callable[..., config.
         ("questions", "mlflow.data.context", "confirmation"),
         ("xnli", "mlflow.data.context", "confirmation"),
     ]
-    assert [json.loads(one.dataset.profile) for one in inputs] == [{"rows": n} for n in (200, 200, 20, 100, 10)]
+    assert [json.loads(one.dataset.profile) for one in inputs] == [{"rows": n} for n in (200, 200, 20, 100, 40)]
     paths = [f"{name}.jsonl" for name in ("train", "selection", "selection", "confirmation", "confirmation")]
     folders = ["questions", "questions", "xnli", "questions", "xnli"]
     for one, folder, path, read in zip(inputs, folders, paths, data.all(), strict=True):

@@ -19,7 +19,7 @@ from adiabatic_ray.trials.layout import ExportFolder, StorageFolder
 from adiabatic_ray.trials.record import TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 from tests import mlflow_server, tracked
-from tests.records import record
+from tests.records import checked, record
 from tests.tracking.mirrored import DATASET, history, open_runs, points
 from tests.waiting import until
 
@@ -90,7 +90,7 @@ def test_a_dead_server_costs_nothing_and_is_told(store: TrialStore) -> None:
 
 def test_the_end_of_a_sweep_is_delivered(store: TrialStore, pocket: Path, tmp_path: Path) -> None:
     """The report, the winner's numbers and its model, and the status of every run."""
-    winner = record(2, gain=3.0, confirmation={"gain": 2.0, "constraint": -0.25})
+    winner = record(2, gain=3.0, confirmations=checked({"gain": 2.0, "constraint": -0.25}))
     store.put(winner)
     store.folder.report.write_text("<p>")
     exported = ExportFolder(tmp_path / "best")

@@ -12,6 +12,7 @@ from adiabatic_ray.tracking.registry import ModelRegistry
 from adiabatic_ray.trials.record import TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 from tests import tracked
+from tests.records import checked
 from tests.tracking import mirrored
 from tests.tracking.mirrored import open_runs, points
 
@@ -20,10 +21,8 @@ NAME = "s-query-encoder"
 
 def winner(number: int, constraint: float | None = None) -> TrialRecord:
     """A feasible trial, confirmed with this constraint."""
-    confirmation = {} if constraint is None else {"constraint": constraint, "gain": 1.0}
-    return TrialRecord(
-        number, {}, "complete", "", 100.0, 110.0, points(1), worst="neutral/de/en", confirmation=confirmation
-    )
+    tests = () if constraint is None else checked({"constraint": constraint, "gain": 1.0})
+    return TrialRecord(number, {}, "complete", "", 100.0, 110.0, points(1), worst="neutral/de/en", confirmations=tests)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import ray
 from adiabatic_ray.trials.record import Candidate, Evaluation, State, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 from tests import tracked
+from tests.records import checked
 from tests.tracking.mirrored import history, open_runs, points
 
 
@@ -99,13 +100,17 @@ def test_what_a_trial_can_hand_over_is_told(store: TrialStore) -> None:
     changes: dict[str, Any] = {"state": "complete", "finished": 110.0, "points": measured, "scaled": (part,)}
     store.put(
         dataclasses.replace(
-            store.records[1], **changes, confirmation={"gain": 1.5, "constraint": -0.125}, repeats=repeats
+            store.records[1],
+            **changes,
+            confirmations=checked({"gain": 1.5, "constraint": -0.125}, 0.5),
+            repeats=repeats,
         )
     )
     open_runs(store).sync()
     assert tracked.runs(store.sweep)["1"].data.metrics == {
         "gain": 4.0,
         "constraint": 0.75,
+        "confirmation/passed": 1.0,
         "candidate/scale": 0.5,
         "candidate/gain": 2.0,
         "candidate/constraint": -0.25,
@@ -204,7 +209,12 @@ def test_the_summary_is_that_of_the_candidate(store: TrialStore) -> None:
     part = Candidate(0.5, {"gain": 2.0, "constraint": -0.25}, "neutral/de/en")
     measured = (Evaluation(8, 108.0, {"gain": 4.0, "constraint": 0.75}),)
     winner = TrialRecord(
-        1, {}, "complete", points=measured, scaled=(part,), confirmation={"gain": 1.5, "constraint": -0.5}
+        1,
+        {},
+        "complete",
+        points=measured,
+        scaled=(part,),
+        confirmations=checked({"gain": 1.5, "constraint": -0.5}, part.scale),
     )
     ours = open_runs(store)
     ours.sync()

@@ -25,6 +25,7 @@ TREE = {
     "e5/sweep.json": SWEEP.settings,
     "e5/.lock": SWEEP.lock,
     "e5/report.html": SWEEP.report,
+    "e5/guarantee.json": SWEEP.guarantee,
     "e5/.report.lock": SWEEP.report_lock,
     "e5/figures": SWEEP.figures,
     "e5/leaderboard.csv": SWEEP.leaderboard,

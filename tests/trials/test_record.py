@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from adiabatic_ray.trials.record import (
     FAILED_CONSTRAINT,
     Candidate,
+    Confirmation,
     Evaluation,
+    ProfilePoint,
     State,
     TrialRecord,
     best,
@@ -38,8 +41,8 @@ def test_best_is_the_feasible_trial_with_the_largest_gain() -> None:
 
 
 def test_a_trial_that_stayed_feasible_on_confirmation_goes_first() -> None:
-    lucky = record(1, gain=5.0, confirmation={"constraint": 0.4})
-    sound = record(2, gain=3.0, confirmation={"constraint": -0.1})
+    lucky = record(1, gain=5.0, confirmations=(Confirmation(1.0, 5.0, {}, "it harms"),))
+    sound = record(2, gain=3.0, confirmations=(Confirmation(1.0, 3.0, {}),))
     unconfirmed = record(3, gain=4.0)
     assert best([lucky, sound, unconfirmed]) == sound
     assert best([lucky, unconfirmed]) is None  # neither a refuted trial nor an unconfirmed one is the best
@@ -71,6 +74,34 @@ def test_the_candidate_is_the_largest_feasible_part() -> None:
     assert [one.number for one in contenders([record(2, gain=4.0), infeasible])] == [1, 2]
 
 
+def test_the_edge_is_the_feasible_candidate_with_the_largest_gain() -> None:
+    """A displacement that went too far gains more when it is scaled down."""
+    scaled = tuple(
+        Candidate(scale, {"gain": gain, "constraint": constraint})
+        for scale, gain, constraint in ((0.25, 4.0, -0.5), (0.5, 6.0, -0.2), (0.7, 6.0, -0.1), (0.8, 9.0, 0.1))
+    )
+    one = record(1, gain=5.0, constraint=-0.1, scaled=scaled)
+    assert one.edge == scaled[1]
+    assert one.gain_at_edge == 6.0
+    assert record(2, constraint=0.4).gain_at_edge == 0.0  # the untouched encoder, at scale 0
+    running = (Evaluation(4, 1.0, {"gain": 9.0, "constraint": 2.0, "edge/gain": 3.5}),)
+    assert record(3, state="running", points=running).gain_at_edge == 3.5
+
+
+def test_the_boldest_candidate_that_passed_is_handed_over() -> None:
+    profile = (ProfilePoint(0.3, 3.0, -0.4, 2.0), ProfilePoint(0.5, 5.0, -0.2, 1.0))
+    edge = Candidate(0.5, {"gain": 5.0, "constraint": -0.2})
+    passed, failed = Confirmation(0.3, 3.0, {"gain": 2.5}), Confirmation(0.5, 5.0, {"gain": 4.0}, "de may be worse")
+    one = record(1, constraint=3.0, scaled=(edge,), profile=profile, confirmations=(passed, failed))
+    assert one.edge == edge
+    assert one.candidate == Candidate(0.3, {"gain": 3.0, "constraint": -0.4})  # as predicted
+    assert (one.confirmed, one.confirmation) == (True, {"gain": 2.5})
+    measured = Candidate(0.3, {"gain": 3.1, "constraint": -0.3}, "neutral/de/en")
+    assert dataclasses.replace(one, scaled=(measured, edge)).candidate == measured
+    refuted = record(1, constraint=3.0, scaled=(edge,), confirmations=(failed,))
+    assert (refuted.candidate, refuted.confirmed, refuted.confirmation) == (edge, False, {"gain": 4.0})
+
+
 @pytest.mark.parametrize("state", ["diverged", "out_of_memory", "crashed"])
 def test_a_failed_trial_is_infeasible_whatever_was_measured(state: State) -> None:
     failed = record(1, gain=5.0, constraint=-1.0, state=state)
@@ -98,7 +129,7 @@ def repeats(*outcomes: tuple[float, float]) -> tuple[dict[str, float], ...]:
 def test_repeats_decide_over_the_best() -> None:
     lucky = record(1, gain=9.0, repeats=repeats((9.0, -0.1), (8.0, 0.2), (7.0, -0.1)))
     steady = record(2, gain=3.0, repeats=repeats((3.0, -0.4), (2.0, -0.3), (2.5, -0.2)))
-    unrepeated = record(3, gain=5.0, confirmation={"constraint": -0.5})
+    unrepeated = record(3, gain=5.0, confirmations=(Confirmation(1.0, 5.0, {}),))
     assert best([lucky, steady, unrepeated]) == steady
     assert (lucky.num_feasible_repeats, steady.num_feasible_repeats) == (2, 3)
     assert lucky.repeat_score == (pytest.approx(2 / 3), pytest.approx(8.0))
@@ -111,8 +142,8 @@ def test_repeats_decide_over_the_best() -> None:
 
 def test_a_refutation_says_why() -> None:
     assert record(1).refutation == ""
-    refuted = record(1, confirmation={"constraint": 0.25})
-    assert refuted.refutation == "its constraint there is +0.25 (feasible at 0 or below)"
+    refuted = record(1, confirmations=(Confirmation(1.0, 3.0, {}, "de may be 4% worse"),))
+    assert (refuted.refutation, refuted.confirmed) == ("de may be 4% worse", False)
     half = record(1, repeats=repeats((1.0, -0.1), (1.0, 0.1)))
     assert half.refutation == "of its 2 repetitions with other seeds only 1 stayed feasible there"
     assert half.confirmed is False

@@ -9,7 +9,7 @@ import pytest
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.trials import store as stores
-from adiabatic_ray.trials.record import Candidate
+from adiabatic_ray.trials.record import Candidate, Confirmation, ProfilePoint
 from adiabatic_ray.trials.store import TrialStore
 from tests.records import record
 from tests.sweeps import MINIMAL, minimal
@@ -21,7 +21,11 @@ def test_records_are_read_back(tmp_path: Path) -> None:
     records = [
         record(1, scaled=scaled, repeats=({"gain": 1.0, "constraint": -0.2},)),
         record(12, state="running", finished=None),
-        record(2, confirmation={"constraint": 0.1}),
+        record(
+            2,
+            profile=(ProfilePoint(0.5, 1.0, -0.2, 3.0),),
+            confirmations=(Confirmation(0.5, 1.0, {"bound/overall": 0.1}), Confirmation(1.0, 2.0, {}, "it harms")),
+        ),
     ]
     for one in records:
         store.put(one)
@@ -102,9 +106,9 @@ def test_files_are_plain_json_with_the_documented_keys(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "s" / "trials" / "0007" / "trial.json").read_text())
     assert content["config"] == {"learning_rate": 7e-6}
     assert content["points"][0]["metrics"]["constraint"] == -0.5
-    keys = "number config state reason started finished points worst scaled confirmation repeats"
+    keys = "number config state reason started finished points worst scaled profile confirmations repeats"
     assert list(content) == keys.split()
     assert list(content["points"][0]) == ["step", "time", "metrics"]
     settings = json.loads((tmp_path / "s" / "sweep.json").read_text())
-    assert list(settings) == ["id", "created", "settings"]
+    assert list(settings) == ["id", "created", "version", "settings"]
     assert settings["settings"] == config.resolved(MINIMAL)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import ray
 import torch
 
 from adiabatic_ray import config, errors, storage
-from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet
+from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet, Measurement
 from adiabatic_ray.evaluate.embedded_data import Data, EmbeddedData, EmbeddingBuilder, EmbeddingProgress
 from adiabatic_ray.model import checkpoint, displacement, encoder, export, freezing
 from adiabatic_ray.search import space
@@ -20,11 +21,10 @@ from adiabatic_ray.sweep.cluster import connection
 from adiabatic_ray.sweep.cluster.resources import Plan
 from adiabatic_ray.sweep.workers import encoder_actors
 from adiabatic_ray.trials.layout import ExportFolder, TrialFolder
-from adiabatic_ray.trials.record import UNTOUCHED, Evaluation, TrialRecord
+from adiabatic_ray.trials.record import UNTOUCHED, Candidate, Confirmation, Evaluation, TrialRecord
 from adiabatic_ray.trials.store import write_json
 
 Item = TypeVar("Item")
-Metrics = Mapping[str, float]
 
 
 class EncoderTasks:
@@ -70,39 +70,82 @@ def _with_encoder(work: Callable[..., Iterator[Item]], model: config.Model, *arg
 
 def untouched(sweep: config.Sweep, embedded: EmbeddedData, folder: TrialFolder) -> TrialRecord:
     """Measure the untouched encoder from its stored embeddings, and write its outcomes to `folder`."""
-    selection = _untouched(sweep, embedded.selection, folder.outcomes)
-    confirmation = _untouched(sweep, embedded.confirmation, folder.confirmation_outcomes)
     now = time.time()
-    points = (Evaluation(0, now, selection),)
-    return TrialRecord(UNTOUCHED, {}, "complete", "", now, now, points, confirmation=confirmation)
+    points = (Evaluation(0, now, _untouched(sweep, embedded.selection, folder.outcomes).metrics),)
+    confirmations: tuple[Confirmation, ...] = ()
+    if embedded.confirmation:
+        measurement = _untouched(sweep, embedded.confirmation, folder.confirmation_outcomes)
+        _require_proof(sweep, embedded.confirmation, measurement)
+        confirmations = (Confirmation(1.0, 0.0, measurement.metrics),)
+    return TrialRecord(UNTOUCHED, {}, "complete", "", now, now, points, confirmations=confirmations)
 
 
-def _untouched(sweep: config.Sweep, sets: Sequence[EvaluationSet], outcomes: Path) -> Metrics:
-    if not sets:
-        return {}
+def _untouched(sweep: config.Sweep, sets: Sequence[EvaluationSet], outcomes: Path) -> Measurement:
     benchmark = Benchmark(sets, sweep.search.objective, sweep.constraint)
     measurement = benchmark.untouched()
     benchmark.write_outcomes(outcomes, {1.0: measurement})
-    return measurement.metrics
+    return measurement
+
+
+def _require_proof(sweep: config.Sweep, sets: Sequence[EvaluationSet], untouched: Measurement) -> None:
+    """Require that the confirmation sets can prove any margin at all, in each language."""
+    verdict = untouched.verdict
+    assert verdict is not None
+    unproved = [bound.group for bound in verdict.bounds if math.isinf(bound.upper)]
+    if unproved:
+        guard = next(one.data for one in sets if one.data.name == sweep.constraint.data)
+        raise errors.DataError(
+            f"evaluate.confirmation.{guard.name}: is too small to prove anything: of its {len(guard):,} {guard.unit} "
+            f"the untouched encoder gets too few wrong ({', '.join(unproved)}), so no margin can be shown to hold. Use "
+            "more (`limit`), or other `languages`."
+        )
 
 
 def confirm(
-    model: encoder.Encoder, sweep: config.Sweep, embedded: EmbeddedData, candidates: Sequence[tuple[TrialFolder, float]]
-) -> Iterator[Metrics]:
-    """Measure candidates on the confirmation sets, and yield the metrics of each.
+    model: encoder.Encoder,
+    sweep: config.Sweep,
+    embedded: EmbeddedData,
+    candidates: Sequence[tuple[TrialFolder, float, float]],
+) -> Iterator[Confirmation]:
+    """Test candidates on the confirmation sets one after the other, up to the first that fails, and yield the tests.
 
-    A candidate is given by its trial's folder and its scale. Its discordance and outcomes are written to the folder.
+    A candidate is given by its trial's folder, its scale and its gain on selection. The discordance and the outcomes
+    are written to the folder.
 
     Raises:
         SweepError: a displacement was not kept, or does not fit the encoder.
     """
     benchmark = Benchmark(embedded.confirmation, sweep.search.objective, sweep.constraint)
-    for folder, scale in candidates:
-        weights = tuned_weights(model, folder, scale)
-        measurement = benchmark.measure(lambda texts, weights=weights: model.encode(texts, "query", weights))  # type: ignore[misc]
-        benchmark.write_discordance(folder.confirmation_discordance, measurement)
+    for folder, scale, gain in candidates:
+        measurement = _measure(model, benchmark, folder, scale)
+        assert measurement.verdict is not None
+        failure = measurement.verdict.failure
+        if not failure or not storage.exists(folder.confirmation_discordance):
+            benchmark.write_discordance(folder.confirmation_discordance, measurement)
         benchmark.write_outcomes(folder.confirmation_outcomes, {scale: measurement})
-        yield measurement.metrics
+        yield Confirmation(scale, gain, measurement.metrics, failure)
+        if failure:
+            return
+
+
+def measure_selected(
+    model: encoder.Encoder, sweep: config.Sweep, embedded: EmbeddedData, folder: TrialFolder, scale: float
+) -> Iterator[Candidate]:
+    """Measure a trial's displacement times `scale` on the selection sets, and write its outcomes to the folder.
+
+    Raises:
+        SweepError: the displacement was not kept, or does not fit the encoder.
+    """
+    benchmark = Benchmark(embedded.selection, sweep.search.objective, sweep.constraint)
+    measurement = _measure(model, benchmark, folder, scale)
+    assert measurement.violation is not None
+    benchmark.write_outcomes(folder.outcomes, {scale: measurement})
+    yield Candidate(scale, measurement.metrics, measurement.violation.worst)
+
+
+def _measure(model: encoder.Encoder, benchmark: Benchmark, folder: TrialFolder, scale: float) -> Measurement:
+    weights = tuned_weights(model, folder, scale)
+    return benchmark.measure(lambda texts: model.encode(texts, "query", weights))
 
 
 def export_candidate(

@@ -6,6 +6,7 @@ training queries and the memory-mapped documents, so that they start at once.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ray import tune
@@ -15,12 +16,14 @@ from adiabatic_ray.evaluate.embedded_data import EmbeddedData
 from adiabatic_ray.sweep.workers import encoder_actors
 from adiabatic_ray.sweep.workers.process_group import ProcessGroupRunner
 from adiabatic_ray.sweep.workers.trial_runner import TrialRunner
+from adiabatic_ray.trials.record import GAIN_AT_EDGE
 
 
 class QueryTuning(tune.Trainable):  # type: ignore[misc]
     """A trial as Ray Tune drives it: one `step` is the training up to the next evaluation point.
 
-    Tune's configuration holds the trial's `number` and its `choice` of hyper-parameters. A result holds the `report`.
+    Tune's configuration holds the trial's `number` and its `choice` of hyper-parameters. A result holds the `report`,
+    and for early stopping the gain at the predicted edge.
     """
 
     def setup(self, chosen: dict[str, Any], sweep: config.Sweep, embedded: EmbeddedData, folder: str) -> None:
@@ -41,4 +44,5 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         report = self.runner.step()
-        return {"report": report, "done": report.status != "running"}
+        gain = report.metrics.get(GAIN_AT_EDGE, math.nan)  # Tune refuses a result without it, also a failed trial's
+        return {"report": report, "done": report.status != "running", GAIN_AT_EDGE: gain}

@@ -7,12 +7,14 @@ one writes.
 from __future__ import annotations
 
 import gc
+import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 
 import torch
 
 from adiabatic_ray import config, errors, storage
+from adiabatic_ray.evaluate import edge
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.evaluate.embedded_data import EmbeddedData
 from adiabatic_ray.model import checkpoint
@@ -21,7 +23,7 @@ from adiabatic_ray.search.space import Config
 from adiabatic_ray.sweep.cluster import gpu_memory
 from adiabatic_ray.train import trial
 from adiabatic_ray.trials.layout import SweepFolder
-from adiabatic_ray.trials.record import Candidate, TrialReport
+from adiabatic_ray.trials.record import GAIN_AT_EDGE, Candidate, ProfilePoint, TrialReport
 
 
 class TrialRunner:
@@ -72,8 +74,15 @@ class TrialRunner:
             self.benchmark.measure,
             seed=self.sweep.seed,
             resume=checkpoint.load(self.folder.checkpoint),
-            scales=self.sweep.evaluate.scales,
+            scale_down=self._scale_down,
         )
+
+    def _scale_down(self, measure: Callable[[float], Measurement], whole: Measurement) -> dict[float, Measurement]:
+        """Measure a finished trial's displacement at its edge and at the scales that the sweep names."""
+        wanted, limit = self.sweep.evaluate.scales, self.sweep.evaluate.exact
+        edges = self.sweep.search.candidates == "edge"
+        measured = edge.carry(self.benchmark, measure, whole, limit) if edges else {}
+        return measured | {scale: measure(scale) for scale in wanted if scale not in measured}
 
     def _report(self, progress: trial.Progress[Measurement]) -> TrialReport:
         if progress.measurement is None:
@@ -85,16 +94,34 @@ class TrialRunner:
         assert violation is not None
         if self.writes:
             self._write(progress, progress.measurement)
+        predicted, metrics = self._predicted(progress.measurement)
+        complete = progress.status == "complete"
         return TrialReport(
             number=self.number,
             status=progress.status,
             step=progress.step,
             steps=progress.steps,
-            metrics={**progress.metrics, **progress.measurement.metrics},
+            metrics={**progress.metrics, **progress.measurement.metrics, **metrics},
             worst=violation.worst,
-            scaled=tuple(_candidate(scale, measured) for scale, measured in progress.scaled.items()),
+            scaled=tuple(_candidate(scale, one, predicted) for scale, one in sorted(progress.scaled.items())),
+            profile=tuple(self._profile(progress.measurement, progress.scaled)) if complete else (),
             harmful=violation.harmful,
         )
+
+    def _predicted(self, whole: Measurement) -> tuple[dict[float, ProfilePoint], dict[str, float]]:
+        """What the whole displacement alone predicts: the profile by scale, and the metrics of its edge."""
+        if self.sweep.search.candidates == "whole":
+            return {}, {}
+        started = time.perf_counter()
+        points = self._profile(whole, {})
+        best = edge.predicted_edge(points)
+        found = {"edge/scale": best.scale, GAIN_AT_EDGE: max(0.0, best.gain)} if best else {GAIN_AT_EDGE: 0.0}
+        return {point.scale: point for point in points}, found | {"time/profile_seconds": time.perf_counter() - started}
+
+    def _profile(self, whole: Measurement, scaled: Mapping[float, Measurement]) -> list[ProfilePoint]:
+        if self.sweep.search.candidates == "whole":
+            return []
+        return edge.profile(self.benchmark, {0.0: self.benchmark.untouched(), **scaled, 1.0: whole})
 
     def _write(self, progress: trial.Progress[Measurement], measurement: Measurement) -> None:
         """Write what a resume or a confirmation needs. The evaluation is reported only after that."""
@@ -109,6 +136,9 @@ class TrialRunner:
             checkpoint.save(self.folder.displacement, checkpoint.Checkpoint(tensors, {"step": progress.step}))
 
 
-def _candidate(scale: float, measured: Measurement) -> Candidate:
+def _candidate(scale: float, measured: Measurement, predicted: Mapping[float, ProfilePoint]) -> Candidate:
     assert measured.violation is not None
-    return Candidate(scale, dict(measured.metrics), measured.violation.worst)
+    metrics, point = dict(measured.metrics), predicted.get(scale)
+    if point is not None:
+        metrics |= {"predicted/gain": point.gain, "predicted/constraint": point.constraint}
+    return Candidate(scale, metrics, measured.violation.worst)

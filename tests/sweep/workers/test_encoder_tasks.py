@@ -125,7 +125,9 @@ def test_a_candidate_is_confirmed_and_exported_as_it_is_measured(
     pocket: Path,
     tmp_path: Path,
 ) -> None:
-    (measured,) = tasks.run(encoder_tasks.confirm, small, embedded, [(trial, 0.5)])
+    (tested,) = tasks.run(encoder_tasks.confirm, small, embedded, [(trial, 0.5, 1.0)])
+    assert (tested.scale, tested.gain) == (0.5, 1.0)
+    measured = tested.metrics
     half = Candidate(0.5, measured, "")
     winner = record(3, 1.0, 0.4, scaled=(half,))
     target = ExportFolder(tmp_path / "best")
@@ -170,4 +172,4 @@ def test_a_displacement_that_is_gone_is_an_error_of_ours_wherever_it_is_missed(
 ) -> None:
     trial.displacement.unlink()
     with pytest.raises(errors.SweepError, match=r"displacement.safetensors is missing or damaged. Only the best"):
-        list(tasks.run(encoder_tasks.confirm, small, embedded, [(trial, 1.0)]))
+        list(tasks.run(encoder_tasks.confirm, small, embedded, [(trial, 1.0, 1.0)]))
