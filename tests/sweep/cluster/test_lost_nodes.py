@@ -222,7 +222,13 @@ def test_a_sweep_waits_for_nodes_that_were_all_lost(
     cluster: Cluster, start: Callable[..., Started], write_sweep: Callable[..., Path]
 ) -> None:
     path = write_sweep(
-        {"train.steps": 150, "train.evaluations": 3, "budget.trials": 2, "resources.concurrent_trials": 2}
+        {
+            "train.steps": 150,
+            "train.evaluations": 3,
+            "search.space.learning_rate": {"low": 1e-7, "high": 1e-4, "log": True},
+            "budget.trials": 2,
+            "resources.concurrent_trials": 2,
+        }
     )
     folder, sweep = folder_of(path), start(path)
     sweep.wait_until(lambda: bool(measured(folder)), "an evaluation of any trial")
@@ -250,7 +256,7 @@ def test_a_cluster_without_nodes_grows(autoscaled: str, write_sweep: Callable[..
         for command in ("sweep", "validate")
     )
     assert sweep.returncode == 0, sweep.stdout + sweep.stderr
-    assert "4 trials, chosen by Optuna (tpe), 2 at a time, each on 1 CPU;" in sweep.stdout
+    assert "4 trials, chosen by Optuna (gp), 2 at a time, each on 1 CPU;" in sweep.stdout
     waits = [line for line in sweep.stdout.splitlines() if line.startswith("waiting")]
     assert waits == [
         "waiting for a node with 1 CPU free; the cluster has 1 node with 0 CPU, and may grow by 2 nodes with 1 CPU"
