@@ -40,7 +40,7 @@ HEAVY = {
 # Two steps of a rate that gains, and a constraint that nothing violates.
 FEASIBLE = {
     "search": {"objective": "questions", "method": "grid", "space": {"learning_rate": [1e-5, 3e-5, 6e-5]}},
-    "constraint": {"data": "xnli", "margin": 90.0, "alpha": 1e-9},
+    "constraint": {"data": "xnli", "margin": 90.0, "language_margin": 90.0, "alpha": 1e-3},
     "evaluate.confirmation": None,
     "train.steps": 40,
     "budget": {"trials": 2},

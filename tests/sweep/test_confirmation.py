@@ -107,10 +107,10 @@ def test_the_steady_one_wins_and_not_the_luckiest() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_confirm_from_the_command_line(write_sweep: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """A sweep, then two seeds for its two best: in the store, the report, MLflow and the terminal; run once only."""
+    """A sweep, then two seeds for the best that passed: in the store, the report, MLflow, the terminal; once only."""
     rates = {"objective": "questions", "method": "grid", "space": {"learning_rate": [3e-5, 6e-5, 1e-4]}}
-    harmless = {"data": "xnli", "margin": 90.0, "alpha": 1e-9}
-    file = write_sweep({"search": rates, "constraint": harmless, "budget": {"confirm": 2}})
+    harmless = {"data": "xnli", "margin": 90.0, "language_margin": 90.0, "alpha": 1e-3}
+    file = write_sweep({"search": rates, "constraint": harmless, "budget": {"confirm": 3}})
     sweep = sweep_file.load(file)
     driver.run(sweep, Console())
     capsys.readouterr()
@@ -118,14 +118,15 @@ def test_confirm_from_the_command_line(write_sweep: Callable[..., Path], capsys:
     printed = capsys.readouterr().out
     store = TrialStore(StorageFolder.at(sweep.storage).sweep("small").path)
     repeated = {number: record for number, record in store.records.items() if record.repeats}
-    assert len(repeated) == 2
+    passed = [record for number, record in store.records.items() if number and record.confirmations]
+    assert len(repeated) == min(2, len(passed)) > 0
     for record in repeated.values():
         assert [repeat["seed"] for repeat in record.repeats] == [1.0, 2.0]
     assert "seeds feasible" in printed
     trials = TrialStore(store.folder.confirmation.path).finished()
-    assert len(trials) == 1 + 4
+    assert len(trials) == 1 + 2 * len(repeated)
     norms = {record.metrics["displacement/norm"] for record in trials if record.number}
-    assert len(norms) == 4  # another seed is another training
+    assert len(norms) == 2 * len(repeated)  # another seed is another training
     winner = best(store.records.values())
     assert winner is not None
     assert winner.number in repeated
@@ -136,7 +137,7 @@ def test_confirm_from_the_command_line(write_sweep: Callable[..., Path], capsys:
     assert run.data.metrics["repeats/feasible_share"] == pytest.approx(winner.repeat_score[0])
 
     before = {path: path.stat().st_mtime_ns for path in store.folder.path.glob("confirmation/trials/*/trial.json")}
-    assert len(before) == 1 + 4
+    assert len(before) == len(trials)
     assert cli.main(["confirm", str(file), "--top", "2", "--seeds", "2"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for command in ("report", "leaderboard", "status"):

@@ -186,6 +186,7 @@ def test_harmful_trials_stop_early(load_sweep: Load) -> None:
                 "objective": "questions",
                 "method": "grid",
                 "space": {"learning_rate": [3e-3]},
+                "candidates": "whole",
             },
             "train.steps": 60,
             "train.evaluations": 6,
@@ -268,7 +269,7 @@ def test_what_is_handed_over_follows_the_winner(load_sweep: Load) -> None:
     changes = {
         "search": {"objective": "questions", "method": "grid", "space": {"learning_rate": [1e-5, 3e-5]}},
         "train.steps": 40,
-        "constraint": {"data": "xnli", "margin": 90.0, "alpha": 1e-9},
+        "constraint": {"data": "xnli", "margin": 90.0, "language_margin": 90.0, "alpha": 1e-3},
         "evaluate.confirmation": None,
     }
     for trials in (1, 2):
