@@ -105,6 +105,7 @@ def train(
     base: Mapping[str, Outcomes],
 ) -> None:
     """One trial: tune the query side of an asymmetric model whose document side is frozen."""
+    torch.set_num_threads(int(sweep.resources.cpus_per_trial))  # as this project does, whatever OMP_NUM_THREADS says
     transformers.logging.set_verbosity_error()
     query, document = SentenceTransformer(sweep.model.name), SentenceTransformer(sweep.model.name)
     document.requires_grad_(False)
