@@ -175,11 +175,17 @@ class Benchmark:
         return next(one.data for one in self.sets if one.data.name == constraint.data)
 
     def write_outcomes(self, path: Path, by_scale: Mapping[float, Measurement]) -> None:
-        """Write the outcomes of a displacement at several scales, beside those that `path` has of other scales."""
-        languages = {one.data.name: one.data.languages for one in self.sets if isinstance(one.data, Xnli)}
+        """Write the outcomes of a displacement at several scales."""
+        self._save_outcomes(path, {scale: measurement.outcomes for scale, measurement in by_scale.items()})
+
+    def add_outcomes(self, path: Path, scale: float, measurement: Measurement) -> None:
+        """Write the outcomes of a displacement at a scale beside those that `path` has of other scales."""
         earlier = outcomes.load(path)
-        measured = {scale: measurement.outcomes for scale, measurement in by_scale.items()}
-        outcomes.save(path, outcomes.Outcomes({**(earlier.by_scale if earlier else {}), **measured}, languages))
+        self._save_outcomes(path, {**(earlier.by_scale if earlier else {}), scale: measurement.outcomes})
+
+    def _save_outcomes(self, path: Path, by_scale: Mapping[float, Mapping[str, Tensor]]) -> None:
+        languages = {one.data.name: one.data.languages for one in self.sets if isinstance(one.data, Xnli)}
+        outcomes.save(path, outcomes.Outcomes(by_scale, languages))
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row for a triplet set, and for XNLI one for each comparison and language pair.

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adiabatic_ray.evaluate import guarantee, outcomes
-from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord
+from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, tuned
 from adiabatic_ray.trials.store import TrialStore
-
-BOUND = "bound/"
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,9 @@ class Assurance:
     @classmethod
     def of(cls, store: TrialStore, record: TrialRecord | None) -> Assurance | None:
         """`None` if the trial did not pass, or if an earlier version confirmed it, which tested no margins."""
-        if record is None or record.confirmed is not True or f"{BOUND}{guarantee.OVERALL}" not in record.confirmation:
+        if record is None or record.confirmed is not True or not record.bounds:
             return None
-        bounds = {key.removeprefix(BOUND): value for key, value in record.confirmation.items() if key.startswith(BOUND)}
-        bounds.pop("evidence")
-        constraint, tested = store.sweep.constraint, [one for one in store.records.values() if one.number != UNTOUCHED]
+        bounds, constraint = record.bounds, store.sweep.constraint
         return cls(
             overall=bounds.pop(guarantee.OVERALL),
             margin=constraint.margin,
@@ -43,7 +39,7 @@ class Assurance:
             language_margin=constraint.margin_by_language,
             confidence=100 * (1 - constraint.alpha),
             error_rate=100 * constraint.alpha * max(1, len(store.orders())),
-            tests=sum(len(one.confirmations) for one in tested),
+            tests=sum(len(one.confirmations) for one in tuned(store.records.values())),
         )
 
     @property
@@ -68,16 +64,12 @@ def _at_most(bound: float) -> str:
 
 def way_out(store: TrialStore) -> str:
     """What would have to change for a candidate to pass, where none did. Empty where nothing was tested."""
-    first = next((one for one in _tested(store) if one.tested and one.tested.failure), None)
-    if first is None or first.tested is None:
+    refuted = [one for one in tuned(store.records.values()) if one.tested and one.tested.failure]
+    if not refuted:
         return ""
-    needed = _premises_needed(store, first)
+    needed = _premises_needed(store, min(refuted, key=lambda one: one.number))
     premises = "" if needed is None else f"confirm on more premises (about {needed:,} for this candidate), "
     return f"{premises}allow a wider margin, or search smaller learning rates or stronger freezing masks"
-
-
-def _tested(store: TrialStore) -> list[TrialRecord]:
-    return [one for number, one in sorted(store.records.items()) if number != UNTOUCHED and one.confirmations]
 
 
 def _premises_needed(store: TrialStore, record: TrialRecord) -> int | None:

@@ -77,6 +77,12 @@ def frame(axes: Axes, x: str, y: str) -> None:
     axes.grid(alpha=0.3)
 
 
+def ring(axes: Axes, x: float, y: float, label: str, *, colour: str = BEST, size: float = 14) -> None:
+    """Draw a ring around a point, to mark it."""
+    style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.6}
+    axes.plot(x, y, linestyle="none", label=label, marker="o", markersize=size, zorder=5, **style)
+
+
 def stretch(axes: Axes, which: Literal["x", "y"], interesting: Sequence[float]) -> None:
     """Make an axis logarithmic beyond the interesting values, if the others would squash them on a linear one."""
     low, high = getattr(axes, f"get_{which}lim")()

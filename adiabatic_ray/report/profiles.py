@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adiabatic_ray.report.figures import BEST, COLOURS, MARKERS, frame, stretch
-from adiabatic_ray.trials.record import Candidate, TrialRecord, contenders
+from adiabatic_ray.report.figures import COLOURS, MARKERS, frame, ring, stretch
+from adiabatic_ray.trials.record import TrialRecord, contenders
 
 MOST_TRIALS = 4
 
@@ -32,7 +32,8 @@ def over_scale(records: Sequence[TrialRecord], objective: str, winner: TrialReco
         for position, record in enumerate(shown):
             _profile(axes, record, key, position)
         if winner is not None and winner.candidate is not None:
-            _ring(axes, winner.candidate, key, BEST, 15, f"handed over: trial {winner.number}")
+            label = f"handed over: trial {winner.number}"
+            ring(axes, winner.candidate.scale, winner.candidate.metrics[key], label)
         frame(axes, "", label)
         stretch(axes, "y", [getattr(p, key) for record in shown for p in record.profile if p.constraint <= 0])
     panels[-1].set_xscale("log")
@@ -52,10 +53,4 @@ def _profile(axes: Axes, record: TrialRecord, key: str, position: int) -> None:
     values = [one.metrics[key] for one in exact]
     axes.scatter([one.scale for one in exact], values, label=f"trial {record.number}, measured", **style)
     if record.edge is not None:
-        _ring(axes, record.edge, key, colour, 10, "_edge")
-
-
-def _ring(axes: Axes, candidate: Candidate, key: str, colour: str, size: float, label: str) -> None:
-    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.5}
-    x, y = candidate.scale, candidate.metrics[key]
-    axes.plot(x, y, linestyle="none", label=label, marker="o", markersize=size, zorder=5, **ring)
+        ring(axes, record.edge.scale, record.edge.metrics[key], "_edge", colour=colour, size=10)

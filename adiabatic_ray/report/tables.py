@@ -53,9 +53,11 @@ def _selection(record: TrialRecord) -> dict[str, float | None]:
 
 def _bounds(record: TrialRecord) -> dict[str, float | None]:
     """How much worse the candidate can be, as confirmation shows: overall, and in the worst language."""
-    bounds = {key: value for key, value in record.confirmation.items() if key.startswith("bound/")}
-    overall, _ = bounds.pop("bound/overall", None), bounds.pop("bound/evidence", None)
-    return {"confirmation_bound": overall, "confirmation_bound_language": max(bounds.values(), default=None)}
+    bounds = record.bounds
+    return {
+        "confirmation_bound": bounds.pop("overall", None),
+        "confirmation_bound_language": max(bounds.values(), default=None),
+    }
 
 
 def _repeats(record: TrialRecord) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,9 @@ def gain_against_worst_language(records: Sequence[TrialRecord], objective: str, 
     _front(axes, trade.front_of_everything, figures.SCALED, (0, (5, 2)), "front with parts")
     _front(axes, trade.front_of_wholes, figures.FEASIBLE, "solid", "front of whole displacements")
     axes.plot(0, 0, marker="P", color="0.25", markersize=9, linestyle="none", label="untouched encoder", zorder=4)
-    if winner is not None and winner.candidate is not None:
-        _ring(axes, winner.candidate.metrics, f"best: trial {winner.number}")
+    if winner is not None and winner.candidate is not None and "worst_language" in winner.candidate.metrics:
+        part = winner.candidate.metrics
+        figures.ring(axes, part["worst_language"], part["gain"], f"best: trial {winner.number}")
     figures.frame(axes, "improvement of the worst language (%)", f"gain on {objective} (%)")
     figures.stretch(axes, "x", [worst for worst, _ in trade.everything])
     figures.stretch(axes, "y", [gain for _, gain in trade.everything])
@@ -107,10 +108,3 @@ def _front(axes: Axes, points: Sequence[Point], colour: str, style: Any, label: 
     if points:
         x, y = zip(*points, strict=True)
         axes.step(x, y, where="pre", color=colour, linewidth=1.6, linestyle=style, label=label, zorder=3)
-
-
-def _ring(axes: Axes, metrics: Mapping[str, float], label: str) -> None:
-    """Mark the winner's candidate."""
-    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": figures.BEST, "markeredgewidth": 1.6}
-    x, y = metrics["worst_language"], metrics["gain"]
-    axes.plot(x, y, linestyle="none", label=label, marker="o", markersize=14, zorder=5, **ring)

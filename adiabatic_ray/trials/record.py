@@ -188,6 +188,13 @@ class TrialRecord:
         return self.tested.metrics if self.tested else {}
 
     @property
+    def bounds(self) -> dict[str, float]:
+        """How much worse the candidate can be, in percent, as `tested` shows: by group (`overall` or a language)."""
+        bounds = {key.removeprefix("bound/"): v for key, v in self.confirmation.items() if key.startswith("bound/")}
+        bounds.pop("evidence", None)
+        return bounds
+
+    @property
     def confirmed(self) -> bool | None:
         """Whether a candidate passed its test on the confirmation sets, and most repeats are feasible there.
 

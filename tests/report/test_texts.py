@@ -15,7 +15,7 @@ from adiabatic_ray.evaluate import outcomes
 from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.report import page
 from adiabatic_ray.report.regime import Change, Regime
-from adiabatic_ray.trials.record import TrialRecord, best, contenders
+from adiabatic_ray.trials.record import Confirmation, ProfilePoint, TrialRecord, best, contenders
 from tests.records import checked
 from tests.report.pages import IMPORTANCES, NOTHING, confirm, evidence, keep_outcomes, text_of
 from tests.report.sweeps import PILOT, in_folder
@@ -228,3 +228,16 @@ def test_the_method_names_what_is_guarded(
     assert says in text
     assert "critical value at 0.01, Bonferroni-corrected" in text
     assert "stays below 2.5% of the untouched" in text
+
+
+def test_a_winner_at_a_scale_that_selection_only_predicted(tmp_path: Path) -> None:
+    """A sweep may be cut off after a test has passed and before selection is measured at that scale."""
+    store = in_folder(tmp_path, 8)
+    winner = best(store.records.values())
+    assert winner is not None
+    passed = (Confirmation(0.3, 4.5, {"gain": 4.0, "p_value": 0.01, "constraint": -0.2, "bound/overall": 0.25}),)
+    profile = (ProfilePoint(0.3, 4.5, -0.4, 2.0),)
+    store.records[winner.number] = dataclasses.replace(winner, confirmations=passed, profile=profile)
+    text = text_of(page.write_from(store, NOTHING, {})[0], VERDICT)
+    assert f"Trial {winner.number}, its displacement scaled to 0.3, improves msmarco by +4.50%" in text
+    assert "at most 0.2% worse overall" in text

@@ -122,7 +122,7 @@ def confirm(
         failure = measurement.verdict.failure
         if not failure or not storage.exists(folder.confirmation_discordance):
             benchmark.write_discordance(folder.confirmation_discordance, measurement)
-        benchmark.write_outcomes(folder.confirmation_outcomes, {scale: measurement})
+        benchmark.add_outcomes(folder.confirmation_outcomes, scale, measurement)
         yield Confirmation(scale, gain, measurement.metrics, failure)
         if failure:
             return
@@ -139,7 +139,7 @@ def measure_selected(
     benchmark = Benchmark(embedded.selection, sweep.search.objective, sweep.constraint)
     measurement = _measure(model, benchmark, folder, scale)
     assert measurement.violation is not None
-    benchmark.write_outcomes(folder.outcomes, {scale: measurement})
+    benchmark.add_outcomes(folder.outcomes, scale, measurement)
     yield Candidate(scale, measurement.metrics, measurement.violation.worst)
 
 

@@ -34,6 +34,7 @@ class TrialRunner:
     ) -> None:
         self.encoder, self.sweep, self.writes = encoder, sweep, writes
         self.sweep_folder = SweepFolder(storage.folder(folder))
+        self.edges = sweep.search.candidates == "edge"
         self.data = trial.TrainingData.prepare(embedded.train, embedded.train_passages.open(), encoder)
         self.benchmark = Benchmark(embedded.selection, sweep.search.objective, sweep.constraint)
         self.trial: Generator[trial.Progress[Measurement], None, None] | None = None
@@ -80,8 +81,7 @@ class TrialRunner:
     def _scale_down(self, measure: Callable[[float], Measurement], whole: Measurement) -> dict[float, Measurement]:
         """Measure a finished trial's displacement at its edge and at the scales that the sweep names."""
         wanted, limit = self.sweep.evaluate.scales, self.sweep.evaluate.exact
-        edges = self.sweep.search.candidates == "edge"
-        measured = edge.carry(self.benchmark, measure, whole, limit) if edges else {}
+        measured = edge.carry(self.benchmark, measure, whole, limit) if self.edges else {}
         return measured | {scale: measure(scale) for scale in wanted if scale not in measured}
 
     def _report(self, progress: trial.Progress[Measurement]) -> TrialReport:
@@ -94,34 +94,29 @@ class TrialRunner:
         assert violation is not None
         if self.writes:
             self._write(progress, progress.measurement)
-        predicted, metrics = self._predicted(progress.measurement)
-        complete = progress.status == "complete"
+        started = time.perf_counter()
+        profile = self._profile(progress.measurement)
+        times = {"time/profile_seconds": time.perf_counter() - started} if profile else {}
+        predicted = {point.scale: point for point in profile}
+        if progress.scaled:
+            profile = self._profile(progress.measurement, progress.scaled)
         return TrialReport(
             number=self.number,
             status=progress.status,
             step=progress.step,
             steps=progress.steps,
-            metrics={**progress.metrics, **progress.measurement.metrics, **metrics},
+            metrics={**progress.metrics, **progress.measurement.metrics, **_edge_metrics(predicted), **times},
             worst=violation.worst,
             scaled=tuple(_candidate(scale, one, predicted) for scale, one in sorted(progress.scaled.items())),
-            profile=tuple(self._profile(progress.measurement, progress.scaled)) if complete else (),
+            profile=tuple(profile) if progress.status == "complete" else (),
             harmful=violation.harmful,
         )
 
-    def _predicted(self, whole: Measurement) -> tuple[dict[float, ProfilePoint], dict[str, float]]:
-        """What the whole displacement alone predicts: the profile by scale, and the metrics of its edge."""
-        if self.sweep.search.candidates == "whole":
-            return {}, {}
-        started = time.perf_counter()
-        points = self._profile(whole, {})
-        best = edge.predicted_edge(points)
-        found = {"edge/scale": best.scale, GAIN_AT_EDGE: max(0.0, best.gain)} if best else {GAIN_AT_EDGE: 0.0}
-        return {point.scale: point for point in points}, found | {"time/profile_seconds": time.perf_counter() - started}
-
-    def _profile(self, whole: Measurement, scaled: Mapping[float, Measurement]) -> list[ProfilePoint]:
-        if self.sweep.search.candidates == "whole":
+    def _profile(self, whole: Measurement, scaled: Mapping[float, Measurement] | None = None) -> list[ProfilePoint]:
+        """The profile from the measured scales; empty where trials are judged by their whole displacements."""
+        if not self.edges:
             return []
-        return edge.profile(self.benchmark, {0.0: self.benchmark.untouched(), **scaled, 1.0: whole})
+        return edge.profile(self.benchmark, {0.0: self.benchmark.untouched(), **(scaled or {}), 1.0: whole})
 
     def _write(self, progress: trial.Progress[Measurement], measurement: Measurement) -> None:
         """Write what a resume or a confirmation needs. The evaluation is reported only after that."""
@@ -142,3 +137,11 @@ def _candidate(scale: float, measured: Measurement, predicted: Mapping[float, Pr
     if point is not None:
         metrics |= {"predicted/gain": point.gain, "predicted/constraint": point.constraint}
     return Candidate(scale, metrics, measured.violation.worst)
+
+
+def _edge_metrics(predicted: Mapping[float, ProfilePoint]) -> dict[str, float]:
+    """The scale of the predicted edge and the gain there, which is 0 if nothing is predicted to be feasible."""
+    if not predicted:
+        return {}
+    best = edge.predicted_edge(list(predicted.values()))
+    return {"edge/scale": best.scale, GAIN_AT_EDGE: max(0.0, best.gain)} if best else {GAIN_AT_EDGE: 0.0}
