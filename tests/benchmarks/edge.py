@@ -16,12 +16,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 from scipy import stats
 
+from adiabatic_ray import config
 from adiabatic_ray.evaluate import embedded_data
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.evaluate.embedded_data import EmbeddingBuilder
 from adiabatic_ray.model import encoder
+from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.sweep.workers import encoder_tasks
 from adiabatic_ray.trials.layout import StorageFolder
 from adiabatic_ray.trials.record import Candidate, TrialRecord, tuned
@@ -51,11 +54,20 @@ def candidate(record: TrialRecord, smallest: float) -> Candidate | None:
     return record.whole if record.config["learning_rate"] == smallest and record.feasible else record.edge
 
 
-def confirm(store: TrialStore, records: list[TrialRecord]) -> Confirmed:
-    sweep = store.sweep
-    model, cache = encoder.load(sweep.model), StorageFolder.at(sweep.storage).cache
+def benchmarks(sweep: config.Sweep) -> tuple[Encoder, Benchmark, Benchmark]:
+    """The sweep's encoder, and the benchmarks of its selection and of its confirmation sets."""
+    model = encoder.load(sweep.model, "cuda" if torch.cuda.is_available() else "cpu")
+    cache = StorageFolder.at(sweep.storage).cache
     embedded = drain(EmbeddingBuilder(model, cache).embedded_data(embedded_data.read(sweep)))[1]
-    benchmark = Benchmark(embedded.confirmation, sweep.search.objective, sweep.constraint)
+    selection, confirmation = (
+        Benchmark(sets, sweep.search.objective, sweep.constraint)
+        for sets in (embedded.selection, embedded.confirmation)
+    )
+    return model, selection, confirmation
+
+
+def confirm(store: TrialStore, records: list[TrialRecord]) -> Confirmed:
+    model, _, benchmark = benchmarks(store.sweep)
     smallest = min(record.config["learning_rate"] for record in records)
     confirmed: Confirmed = {}
     for record in records:
