@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from scipy import stats
 
 from adiabatic_ray import config
@@ -56,7 +55,7 @@ def candidate(record: TrialRecord, smallest: float) -> Candidate | None:
 
 def benchmarks(sweep: config.Sweep) -> tuple[Encoder, Benchmark, Benchmark]:
     """The sweep's encoder, and the benchmarks of its selection and of its confirmation sets."""
-    model = encoder.load(sweep.model, "cuda" if torch.cuda.is_available() else "cpu")
+    model = encoder.load(sweep.model, encoder.default_device())
     cache = StorageFolder.at(sweep.storage).cache
     embedded = drain(EmbeddingBuilder(model, cache).embedded_data(embedded_data.read(sweep)))[1]
     selection, confirmation = (
