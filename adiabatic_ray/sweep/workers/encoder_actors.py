@@ -7,8 +7,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow
 import ray
 import ray.data
@@ -67,26 +65,23 @@ def on_cluster(model: config.Model, plan: Plan) -> Embed:
     share = {"num_cpus": plan.cpus / plan.workers, "num_gpus": plan.gpus / plan.workers}
 
     def embed(texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
-        # Each block goes to the object store by itself, and Ray spills to disk what does not fit. So this process does
-        # not hold a second copy of all texts.
-        blocks = [
-            ray.put(pyarrow.table({"side": [side] * len(chunk), "text": list(chunk)}))
+        # A row holds a whole chunk, so that a process gets as many texts at once. Each row goes to the object store by
+        # itself, and Ray spills to disk what does not fit. So this process does not hold a second copy of all texts.
+        rows = [
+            ray.put(pyarrow.table({"side": [side], "texts": [list(chunk)]}))
             for side, own in texts
             for chunk in cache.chunks(own)
         ]
         tables = [position for position, (_, own) in enumerate(texts) for _ in cache.chunks(own)]
-        if not blocks:
+        if not rows:
             return
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
-        embedded = ray.data.from_arrow_refs(blocks).map_batches(
-            _Embedder, fn_constructor_args=(model,), batch_size=None, batch_format="pandas", compute=pool, **share
-        )
+        embedded = ray.data.from_arrow_refs(rows).map(_Embedder, fn_constructor_args=(model,), compute=pool, **share)
         try:
-            results = embedded.iter_batches(batch_size=None, batch_format="numpy")
-            for position, block in zip(tables, results, strict=True):
-                yield position, torch.from_numpy(np.stack(block["embedding"]))
+            for position, row in zip(tables, embedded.iter_rows(), strict=True):
+                yield position, torch.tensor(row["embeddings"])
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise errors.SweepError(f"embedding failed on the cluster: {reason}") from error
@@ -98,5 +93,5 @@ class _Embedder:
     def __init__(self, model: config.Model) -> None:
         self.encoder = load(model)
 
-    def __call__(self, block: pd.DataFrame) -> dict[str, Any]:
-        return {"embedding": self.encoder.encode(list(block["text"]), block["side"].iloc[0]).numpy()}
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"embeddings": self.encoder.encode(list(row["texts"]), row["side"]).numpy()}

@@ -60,6 +60,7 @@ def head(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hea
         "MLFLOW_TRACKING_URI": f"http://somebody:{PLANTED}@127.0.0.1:{mlflow_port}",
     }
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={session}"]
+    command += ["--num-gpus=2"]  # Ray counts GPUs that are not there, and trials that get one fall back to the CPU
     command += ["--node-ip-address=127.0.0.1", f"--port={mlflow_server.free_port()}", f"--dashboard-port={port}"]
     command += ["--dashboard-agent-listen-port=0"]  # Ray's own choice is taken if another Ray runs, as between tests
     with (session / "start.log").open("w") as log:
