@@ -187,6 +187,9 @@ class Train:
 SEARCHABLE = tuple(f.name for f in dataclasses.fields(Train) if f.name not in ("data", "evaluations"))
 
 
+EXACT = 3  # measurements at the edge, unless a sweep gives its own
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """The data sets on which trials are selected, and those on which the best are confirmed."""
@@ -196,7 +199,7 @@ class Evaluate:
     """Data sets, by names of your choice, on which every trial is measured and the best are selected."""
     confirmation: dict[str, Source] = field(default_factory=dict)
     """Data sets, by the same names, on which only the best are measured. Without any, nothing is confirmed."""
-    exact: int = 3
+    exact: int = EXACT
     """The most exact measurements with which a finished trial closes in on its edge, beside its whole displacement."""
     scales: list[float] = field(default_factory=list)
     """Parts of its displacement, between 0 and 1, that a finished trial is also measured at; none unless given."""
@@ -479,6 +482,12 @@ class Sweep:
             for value in values:
                 self._check_choice(key, value, interval=not isinstance(choices, list))
         self._check_stopping()
+        _require(
+            self.search.candidates == "edge" or self.evaluate.exact == EXACT,
+            "evaluate.exact",
+            "cannot be given when `search.candidates` is `whole`, which measures no edges. Leave it out; "
+            "`evaluate.scales` names scales to measure",
+        )
         sizes = self.search.space.get("batch_size", [self.train.batch_size])
         smallest = int(min(sizes) if isinstance(sizes, list) else sizes.low)
         _require(

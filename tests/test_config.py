@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adiabatic_ray import config
+from adiabatic_ray import config, errors
 
 DATA = config.Source(path="data.jsonl")
 
@@ -120,6 +120,31 @@ def test_no_process_without_a_row_of_the_smallest_batch(space: dict[str, Any], b
     else:
         with pytest.raises(config.InvalidValue, match=r"must not be larger than the smallest batch \(3\)"):
             sweep()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "way_out"),
+    [
+        ({"search.candidates": "whole", "evaluate.exact": 2}, "evaluate.exact", "names scales to measure"),
+        ({"budget.stop_harmful": True}, "budget.stop_harmful", "set `budget.early_stopping: asha`"),
+        (
+            {"search.candidates": "whole", "budget.early_stopping": "asha"},
+            "budget.early_stopping",
+            "use `budget.stop_harmful`",
+        ),
+        (
+            {"budget.early_stopping": "asha", "train.evaluations": 1},
+            "budget.early_stopping",
+            "`train.evaluations` is 1",
+        ),
+    ],
+)
+def test_keys_that_contradict_what_trials_are_judged_by(
+    load_sweep: Callable[..., config.Sweep], changes: dict[str, Any], key: str, way_out: str
+) -> None:
+    with pytest.raises(errors.ConfigError, match=re.escape(key)) as failure:
+        load_sweep(changes)
+    assert way_out in str(failure.value)
 
 
 def test_differences_of_what_a_trial_is(load_sweep: Callable[..., config.Sweep]) -> None:

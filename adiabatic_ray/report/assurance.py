@@ -59,7 +59,7 @@ class Assurance:
 
 
 def _at_most(bound: float) -> str:
-    return f"at most {bound:.1f}% worse" if bound >= 0.05 else f"better by {-bound:.1f}% or more"
+    return f"better by {-bound:.1f}% or more" if bound <= -0.05 else f"at most {max(bound, 0.0):.1f}% worse"
 
 
 def way_out(store: TrialStore) -> str:

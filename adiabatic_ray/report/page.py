@@ -19,6 +19,7 @@ from adiabatic_ray.report import figures, pictures, tables
 from adiabatic_ray.report.assurance import Assurance, way_out
 from adiabatic_ray.report.evidence import Evidence, gather
 from adiabatic_ray.report.importances import Importances
+from adiabatic_ray.report.predictions import Predictions
 from adiabatic_ray.report.summary import summarise
 from adiabatic_ray.report.trade import Trade
 from adiabatic_ray.search.importance import importances
@@ -59,6 +60,7 @@ def write_from(store: TrialStore, evidence: Evidence, shares: Importances) -> li
         way_out=way_out(store),
         evidence=evidence,
         trade=Trade.of(records),
+        predictions=Predictions.of(records),
         pictures=drawn,
         sources=sources,
         columns=columns,

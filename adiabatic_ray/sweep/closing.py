@@ -17,13 +17,9 @@ def lines(
 
     `mlflow` is the address of MLflow's store. `trouble` says why MLflow is not up to date, and is empty if it is.
     """
-    if winner is None:
-        yield from _nothing_to_hand_over(store, status)
     if winner is not None and exported is not None:
         yield f"best query encoder: {exported.query_encoder} (trial {winner.number})"
-    assurance = Assurance.of(store, winner)
-    if assurance is not None:
-        yield f"guarantee: {assurance.sentence}"
+    yield from verdict(store, winner, status)
     yield f"report: {store.folder.report}"
     if trouble:
         yield f"MLflow at {mlflow} is behind ({trouble}); run the same command again to bring it up to date"
@@ -33,6 +29,15 @@ def lines(
         yield f"MLflow: {mlflow}"
     if status == "KILLED":
         yield "stopped; run the same command to go on"
+
+
+def verdict(store: TrialStore, winner: TrialRecord | None, status: str) -> Iterator[str]:
+    """What a sweep that ended with `status` can say of its winner, or why it has none."""
+    if winner is None:
+        yield from _nothing_to_hand_over(store, status)
+    assurance = Assurance.of(store, winner)
+    if assurance is not None:
+        yield f"guarantee: {assurance.sentence}"
 
 
 def _nothing_to_hand_over(store: TrialStore, status: str) -> Iterator[str]:

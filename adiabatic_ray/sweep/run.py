@@ -136,7 +136,8 @@ class SweepRun:
         self.console.leaderboard(self.store.records.values(), self.sweep.search.objective)
         self.console.progress("bringing MLflow up to date")
         exported = self.store.folder.best if winner is not None and handover.holds(self.store, winner) else None
-        trouble = self.mirror.finish(report, winner, exported, status)
+        verdict = " ".join(closing.verdict(self.store, winner, status))
+        trouble = self.mirror.finish(report, winner, exported, status, verdict)
         self.console.clear()
         for line in closing.lines(self.store, winner, exported, status, self.mirror.uri, trouble):
             self.console.say(line)

@@ -57,25 +57,37 @@ class Mirror:
         """Ask for a delivery, because the sweep's store has changed."""
         self._changed.set()
 
-    def finish(self, report: list[Path], winner: TrialRecord | None, exported: ExportFolder | None, status: str) -> str:
+    def finish(
+        self,
+        report: list[Path],
+        winner: TrialRecord | None,
+        exported: ExportFolder | None,
+        status: str,
+        verdict: str = "",
+    ) -> str:
         """Deliver all that is left, and end the sweep's run with `status`: FINISHED, KILLED or FAILED.
 
-        `report` are the report's files, and `exported` are the models of the winner. Return why not everything could be
-        delivered, or an empty text.
+        `report` are the report's files, `exported` are the models of the winner, and `verdict` is what the sweep came
+        to, in words. Return why not everything could be delivered, or an empty text.
         """
         self._closing.set()
         self._changed.set()
         self._thread.join(FINAL_SECONDS)
         if self._thread.is_alive():
             return "it does not answer"
-        self._attempt(lambda: self._deliver_last(report, winner, exported, status))
+        self._attempt(lambda: self._deliver_last(report, winner, exported, status, verdict))
         return self.trouble
 
     def _deliver_last(
-        self, report: list[Path], winner: TrialRecord | None, exported: ExportFolder | None, status: str
+        self,
+        report: list[Path],
+        winner: TrialRecord | None,
+        exported: ExportFolder | None,
+        status: str,
+        verdict: str,
     ) -> None:
         self.runs.sync(ending=True)
-        self.runs.log_artifacts(report)
+        self.runs.log_artifacts(report, verdict)
         if winner is not None:
             self.runs.log_summary(winner)
         registry = ModelRegistry(self.runs)

@@ -60,15 +60,19 @@ class MlflowRuns:
                 self.client.delete_run(run.info.run_id)
         self.client.set_terminated(self.parent, status)
 
-    def log_artifacts(self, paths: Iterable[Path]) -> None:
-        """Log files of the sweep's folder as artifacts of the parent run, and link the report in its description."""
+    def log_artifacts(self, paths: Iterable[Path], verdict: str = "") -> None:
+        """Log files of the sweep's folder as artifacts of the parent run.
+
+        Its description is the `verdict`, what the sweep came to in words, and a link to the report.
+        """
         for path in paths:
             inside = path.parent.relative_to(self.store.folder.path).as_posix()
             with storage.local(path) as here:
                 self.client.log_artifact(self.parent, str(here), None if inside == "." else inside)
             if path == self.store.folder.report:
                 link = f"#/experiments/{self._experiment_id}/runs/{self.parent}/artifacts/{path.name}"
-                self.client.set_tag(self.parent, "mlflow.note.content", f"[Report of this sweep]({link})")
+                note = f"{verdict}\n\n[Report of this sweep]({link})".strip()
+                self.client.set_tag(self.parent, "mlflow.note.content", note)
 
     def log_summary(self, winner: TrialRecord) -> None:
         """Log the best trial's metrics on the parent run, and its number and scale as tags."""

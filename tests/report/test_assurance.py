@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 
 from adiabatic_ray import config
@@ -46,11 +47,15 @@ def test_the_guarantee_in_a_sentence(tmp_path: Path) -> None:
     assert "at an error rate of 10%" in again.sentence
 
 
-def test_an_encoder_that_is_better_is_said_to_be(tmp_path: Path) -> None:
-    store, metrics = opened(tmp_path), {"bound/overall": -0.84, "bound/evidence": 2.0}
+@pytest.mark.parametrize(
+    ("bound", "says"),
+    [(-0.84, "better by 0.8% or more"), (-0.04, "at most 0.0% worse"), (0.04, "at most 0.0% worse")],
+)
+def test_an_encoder_that_is_better_is_said_to_be(tmp_path: Path, bound: float, says: str) -> None:
+    store, metrics = opened(tmp_path), {"bound/overall": bound, "bound/evidence": 2.0}
     made = Assurance.of(store, record(1, confirmations=(Confirmation(1.0, 1.0, metrics),)))
     assert made is not None
-    assert "the encoder is better by 0.8% or more overall (1% allowed), however" in made.sentence
+    assert f"the encoder is {says} overall (1% allowed), however" in made.sentence
 
 
 def test_without_a_test_there_is_no_guarantee(tmp_path: Path) -> None:

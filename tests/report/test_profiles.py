@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
-from adiabatic_ray.report import profiles
+from adiabatic_ray.report import page, profiles
 from adiabatic_ray.trials.record import Candidate, ProfilePoint, TrialRecord
 from tests.records import record
 from tests.report.axes import lines, scattered
+from tests.report.pages import NOTHING, text_of
+from tests.report.sweeps import in_folder
+
+PREDICTIONS = '<details id="predictions"'
 
 
 def trial(number: int, gain: float) -> TrialRecord:
@@ -45,3 +52,19 @@ def test_nothing_handed_over(winner: TrialRecord | None) -> None:
     assert [label for label in lines(gain) if label.startswith("handed over")] == (
         ["handed over: trial 9"] if winner else []
     )
+
+
+def test_predictions_are_listed_beside_what_was_measured(tmp_path: Path) -> None:
+    store = in_folder(tmp_path, 4)
+    assert PREDICTIONS not in page.write_from(store, NOTHING, {})[0].read_text()
+    metrics = {"gain": 7.25, "constraint": -0.125, "predicted/gain": 6.5, "predicted/constraint": -0.25}
+    part = Candidate(0.5, {**store.records[2].metrics, **metrics})
+    for number, scaled in ((2, (part,)), (3, ())):
+        one = store.records[number]
+        took = {**one.metrics, "time/profile_seconds": 0.2, "time/evaluation_seconds": 50.0}
+        points = (dataclasses.replace(one.points[-1], metrics=took),)
+        store.put(dataclasses.replace(one, points=points, scaled=scaled, profile=trial(number, 8.0).profile))
+    text = text_of(page.write_from(store, NOTHING, {})[0], PREDICTIONS)
+    assert "took 0.5 exact measurements a trial in the mean" in text
+    assert "took 0.2 s and a measurement 50 s" in text
+    assert text.endswith("2 0.5 +6.50% +7.25% -0.25 -0.12")

@@ -97,7 +97,7 @@ def test_the_end_of_a_sweep_is_delivered(store: TrialStore, pocket: Path, tmp_pa
     exported.path.mkdir()
     exported.query_encoder.symlink_to(pocket / "encoder")
     mirror = Mirror(open_runs(store))
-    assert mirror.finish([store.folder.report], winner, exported, "FINISHED") == ""
+    assert mirror.finish([store.folder.report], winner, exported, "FINISHED", "guarantee: none is harmed") == ""
     runs = tracked.runs(store.sweep)
     assert {key: run.info.status for key, run in runs.items()} == {
         "parent": "FINISHED",
@@ -108,7 +108,9 @@ def test_the_end_of_a_sweep_is_delivered(store: TrialStore, pocket: Path, tmp_pa
     parent = runs["parent"].data
     assert (parent.tags["best.trial"], parent.tags["best.worst"]) == ("2", "neutral/de/en")
     assert (parent.metrics["gain"], parent.metrics["confirmation/gain"]) == (3.0, 2.0)
-    assert parent.tags["mlflow.note.content"].endswith("/artifacts/report.html)")
+    note = parent.tags["mlflow.note.content"]
+    assert note.startswith("guarantee: none is harmed\n\n[Report of this sweep](")
+    assert note.endswith("/artifacts/report.html)")
     uri = tracked.default_uri(store.sweep)
     client = mlflow.MlflowClient(uri, uri)
     champion = client.get_model_version_by_alias("s-query-encoder", "champion")
