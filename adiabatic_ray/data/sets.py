@@ -62,7 +62,8 @@ class Xnli:
 class Ranking:
     """Queries and the corpus to rank for them: `judgements[i]` maps a row of `passages` to its grade for query `i`.
 
-    `identical[i]` is the row of the passage with the id of query `i`, which no ranking may return, or -1.
+    `identical[i]` is the row of the passage with the id of query `i`, which no ranking may return, or -1. It is -1 too
+    where that passage is judged relevant.
     """
 
     unit: ClassVar = "queries"

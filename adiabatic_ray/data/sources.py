@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,6 +59,8 @@ def is_hub_id(path: str) -> bool:
 def _read(name: str, source: config.Source) -> datasets.Dataset:
     path = Path(source.path)
     if path.is_file():
+        if not path.stat().st_size:
+            raise errors.DataError(f"{name}: {path} is empty.")
         kind = _FORMATS.get(path.suffix)
         if kind is None:
             raise errors.DataError(
@@ -99,7 +102,8 @@ def _load_dataset(name: str, source: config.Source, path: str, /, **options: Any
         loaded = datasets.load_dataset(path, split=source.split, **options)
     except Exception as error:
         # The library wraps the cause (a bad byte, a malformed line) in an error that says only that it failed.
-        raise errors.DataError(f"{name}: cannot read {source.path}: {_root_cause(error)}") from error
+        reason = "it has no rows." if "corresponds to no data" in str(error) else _root_cause(error)
+        raise errors.DataError(f"{name}: cannot read {source.path}: {reason}") from error
     finally:
         if not shown:
             datasets.enable_progress_bars()
@@ -141,8 +145,18 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{n}`" for n in names)
 
 
-def _usable(text: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip())
+def _text(value: Any) -> str | None:
+    """A cell as a text; `None` if it has none. A number is a text, `7`, and so is the only element of a list."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        value = str(int(value) if value == int(value) else value)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _identity(value: Any) -> str:
+    """An id as a text: 7 and 7.0 are the same one."""
+    return _text(value) or str(value)
 
 
 def _sample(count: int, limit: int | None, seed: int) -> list[int]:
@@ -154,8 +168,8 @@ def _sample(count: int, limit: int | None, seed: int) -> list[int]:
 
 def _require_rows(name: str, path: str, kept: int, dropped: Mapping[str, int]) -> None:
     if kept == 0:
-        reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
-        raise errors.DataError(f"{name}: {path} has no usable row" + (f" ({reasons})." if reasons else "."))
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items() if count)
+        raise errors.DataError(f"{name}: {path} has no usable row ({reasons or 'it is empty'}).")
 
 
 def _triplets(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
@@ -169,7 +183,7 @@ def _triplets(name: str, source: config.Source, rows: datasets.Dataset, seed: in
 def _triplets_by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
     """The layout of `sentence-transformers/msmarco`: triplets of ids beside the subsets `queries` and `corpus`."""
     rows = rows.select(_sample(len(rows), source.limit, seed))
-    query_ids, positive_ids, negative_ids = ([str(i) for i in rows[column][:]] for column in ID_COLUMNS)
+    query_ids, positive_ids, negative_ids = ([_identity(i) for i in rows[column][:]] for column in ID_COLUMNS)
     queries = _subset_texts(name, source, "queries", ("query_id", "query"), set(query_ids))
     corpus = _subset_texts(name, source, "corpus", ("passage_id", "passage"), {*positive_ids, *negative_ids})
     texts = (
@@ -189,7 +203,8 @@ def _subset_texts(
     texts: dict[str, str] = {}
     for batch in table.iter(batch_size=10_000):
         for identity, text in zip(*(batch[column] for column in columns), strict=True):
-            if str(identity) in wanted and texts.setdefault(str(identity), text) != text:
+            key = _identity(identity)
+            if key in wanted and texts.setdefault(key, text) != text:
                 raise errors.DataError(
                     f"{name}: `{subset}` of {source.path} has two different texts under the id {identity}; "
                     "ids must be unique."
@@ -200,15 +215,16 @@ def _subset_texts(
 def _build_triplets(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> sets.Triplets:
     queries: dict[str, int] = {}
     passages: dict[str, int] = {}
-    kept: list[tuple[int, int, int]] = []
+    kept: list[list[int]] = []
     dropped: Counter[str] = Counter()
     for row in rows:
-        lacking = [column for column, text in zip(TEXT_COLUMNS, row, strict=True) if not _usable(text)]
-        if lacking:
-            dropped[f"an empty or missing `{lacking[0]}`"] += 1
-            continue
-        query, positive, negative = row
-        kept.append((*sets.index([query], queries), *sets.index([positive, negative], passages)))  # type: ignore[arg-type]
+        query, positive, negative = texts = [_text(value) for value in row]
+        if query is None or positive is None or negative is None:
+            dropped[f"an empty or missing `{TEXT_COLUMNS[texts.index(None)]}`"] += 1
+        elif positive == negative:
+            dropped["a `positive` that equals its `negative`"] += 1
+        else:
+            kept.append([*sets.index([query], queries), *sets.index([positive, negative], passages)])
     _require_rows(name, path, len(kept), dropped)
     query_rows, positive_rows, negative_rows = np.array(kept, dtype=np.int64).T.copy()
     return sets.Triplets(
@@ -267,7 +283,7 @@ def _xnli(name: str, source: config.Source, pairs: pd.DataFrame, seed: int) -> s
     The index is the pair's label, a number. The columns are (`premise` or `hypothesis`, language).
     """
     languages = _languages(name, source, sorted(pairs["premise"].columns))
-    pairs = pairs.reindex(columns=pd.MultiIndex.from_product([["premise", "hypothesis"], languages]))
+    pairs = pairs.reindex(columns=pd.MultiIndex.from_product([["premise", "hypothesis"], languages])).map(_text)
     complete, dropped = _complete(pairs)
     _require_rows(name, source.path, len(complete), dropped)
     texts = complete.to_numpy(object).reshape(-1, 3, 2, len(languages))  # premise, label, kind of text, language
@@ -300,7 +316,7 @@ def _complete(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     labelled = labelled.set_axis(pd.MultiIndex.from_arrays([premises, labelled.index]), axis=0)
     unique = labelled[~labelled.index.duplicated()]
     whole = unique[unique.groupby(level=0).transform("size") == 3]
-    complete = whole[whole.map(_usable).all(axis=1).groupby(level=0).transform("all")]
+    complete = whole[whole.notna().all(axis=1).groupby(level=0).transform("all")]
     dropped = {
         "a label other than 0, 1 and 2": len(pairs) - len(labelled),
         "a second hypothesis of the same label": len(labelled) - len(unique),
@@ -331,12 +347,17 @@ def _ranking(name: str, source: config.Source, seed: int) -> sets.Ranking:
     dropped["a query without a relevant passage"] += len(queries) - len(answerable)
     _require_rows(name, source.path, len(answerable), dropped)
     chosen = [answerable[i] for i in _sample(len(answerable), source.limit, seed)]
+    # As in BEIR, whose queries may be passages of the corpus themselves. In sets that number both alike, the passage
+    # with the query's own id may be its answer.
+    own = [row_of.get(i, -1) for i in chosen]
+    identical = [-1 if judgements[i].get(row, 0) > 0 else row for i, row in zip(chosen, own, strict=True)]
+    dropped["the query's own id (passages, each left out of its query's ranking)"] = sum(row >= 0 for row in identical)
     return sets.Ranking(
         name=name,
         queries=[queries[i] for i in chosen],
         passages=list(corpus.values()),
         judgements=[judgements[i] for i in chosen],
-        identical=np.array([row_of.get(i, -1) for i in chosen], dtype=np.int64),
+        identical=np.array(identical, dtype=np.int64),
         dropped={reason: count for reason, count in dropped.items() if count},
     )
 
@@ -362,15 +383,15 @@ def _judgements(
     grades: dict[str, dict[int, int]] = {}
     for batch in table.iter(batch_size=10_000):
         for query_id, corpus_id, score in zip(*(batch[column] for column in QREL_COLUMNS), strict=True):
-            row = row_of.get(str(corpus_id))
-            if str(query_id) not in queries:
+            row, query = row_of.get(_identity(corpus_id)), _identity(query_id)
+            if query not in queries:
                 dropped["a judgement of an unknown query"] += 1
             elif row is None:
                 dropped["a judgement of an unknown passage"] += 1
-            elif row in grades.setdefault(str(query_id), {}):
+            elif row in grades.setdefault(query, {}):
                 dropped["a second judgement of the same pair"] += 1
             else:
-                grades[str(query_id)][row] = int(float(score))
+                grades[query][row] = int(float(score))
     return grades
 
 
@@ -381,13 +402,12 @@ def _by_id(name: str, folder: Path, stem: str, table: datasets.Dataset, dropped:
     for batch in table.iter(batch_size=10_000):
         titles = batch.get("title") or [""] * len(batch["_id"])
         for identity, title, body in zip(batch["_id"], titles, batch["text"], strict=True):
-            text = f"{title or ''} {body or ''}".strip()
+            key, text = _identity(identity), f"{_text(title) or ''} {_text(body) or ''}".strip()
             if not text:
                 dropped[f"an empty text in `{stem}`"] += 1
-            elif texts.setdefault(str(identity), text) != text:
+            elif texts.setdefault(key, text) != text:
                 raise errors.DataError(
-                    f"{name}: {folder}/{stem} has two different texts under the id {str(identity)!r}; "
-                    "ids must be unique."
+                    f"{name}: {folder}/{stem} has two different texts under the id {key!r}; ids must be unique."
                 )
     repeated = len(table) - len(texts) - dropped[f"an empty text in `{stem}`"]
     if repeated:

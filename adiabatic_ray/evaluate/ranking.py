@@ -17,7 +17,7 @@ QUERIES_PER_BLOCK, PASSAGES_PER_CHUNK = 256, 65_536  # bound the memory of a blo
 def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int) -> Tensor:
     """Rows `[n, depth]` of the passages with the highest cosine to each query, best first.
 
-    The passage that carries the query's own id is left out, as in BEIR.
+    The passage of `data.identical` is left out, as in BEIR.
     """
     depth, identical = min(depth, len(passages)), torch.from_numpy(data.identical)
     blocks = [slice(start, start + QUERIES_PER_BLOCK) for start in range(0, len(queries), QUERIES_PER_BLOCK)]

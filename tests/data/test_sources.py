@@ -85,6 +85,45 @@ def test_words_that_look_like_missing_values_are_texts(tmp_path: Path) -> None:
     assert triplets_of(load_triplets(path)) == [("NA", "null", "nan"), ("12", "3.0", "true")]
 
 
+def test_numbers_and_lists_of_one_are_texts(tmp_path: Path) -> None:
+    rows = [
+        {"query": 7, "positive": ["p"], "negative": 2.5},
+        {"query": True, "positive": ["p"], "negative": 1.0},  # not a number
+        {"query": 8, "positive": ["p", "q"], "negative": 1.0},  # which of the two?
+    ]
+    path = tmp_path / "t.parquet"
+    for number, row in enumerate(rows):
+        pd.DataFrame([row]).to_parquet(path)
+        if number == 0:
+            assert triplets_of(load_triplets(path)) == [("7", "p", "2.5")]
+            continue
+        with pytest.raises(errors.DataError, match=r"no usable row \(1 with an empty or missing"):
+            load_triplets(path)
+
+
+def test_a_positive_that_is_its_own_negative_is_dropped(tmp_path: Path) -> None:
+    data = load_triplets(write(tmp_path / "t.jsonl", [*ROWS, {"query": "q", "positive": "p", "negative": "p"}]))
+    assert (len(data), data.dropped) == (4, {"a `positive` that equals its `negative`": 1})
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "json", "csv", "tsv"])
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    path.touch()
+    with pytest.raises(errors.DataError, match=f"^mine: {path} is empty.$"):
+        load_triplets(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("t.csv", "query,positive,negative\n"), ("t.jsonl", "\n"), ("t.json", "[]")]
+)
+def test_a_file_without_rows_is_said_to_have_none(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(errors.DataError, match="it has no rows"):
+        load_triplets(path)
+
+
 def test_hub_layout_in_a_folder_with_splits_and_slices(tmp_path: Path) -> None:
     write(tmp_path / "train-00000-of-00001.parquet", ROWS)
     write(tmp_path / "dev-00000-of-00001.parquet", ROWS[:2])
@@ -319,6 +358,20 @@ def test_beir_folder(tmp_path: Path, nested: bool, ending: str) -> None:
     assert (data.queries, data.passages) == (["first", "second"], ["T one", "two"])
     assert data.judgements == [{0: 2, 1: 0}, {0: 1}]
     assert data.identical.tolist() == [-1, 1]
+
+
+def test_a_passage_with_the_querys_own_id_counts_where_it_is_the_answer(tmp_path: Path) -> None:
+    """Queries and passages may be numbered alike: 7 is answered by 7. It says how many passages are left out."""
+    folder = tmp_path / "b"
+    folder.mkdir()
+    for stem in ("corpus", "queries"):
+        write(folder / f"{stem}.parquet", [{"_id": number, "text": f"{stem} {number}"} for number in range(4)])
+    judged = [(0, 0, 1), (1, 1, 2), (2, 3, 1), (2, 2, 0)]
+    write(folder / "qrels.parquet", [{"query-id": float(q), "corpus-id": d, "score": g} for q, d, g in judged])
+    data = load_ranking(folder)
+    assert data.judgements == [{0: 1}, {1: 2}, {3: 1, 2: 0}]
+    assert data.identical.tolist() == [-1, -1, 2]
+    assert data.dropped["the query's own id (passages, each left out of its query's ranking)"] == 1
 
 
 def test_beir_faults(tmp_path: Path) -> None:
