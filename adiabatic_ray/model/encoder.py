@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Module, Pooling, Transformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -137,10 +137,8 @@ class Encoder:
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        pooling = _pooling(self.module)
         rest = {
-            "modules": [type(module).__name__ for module in self.module],
-            "pooling": pooling.get_config_dict() if pooling is not None else None,
+            "modules": [_settings(module) for module in self.module],
             "tokenizer": self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer),
             "prompt": self.prompts[side],
             "max_length": self.max_length[side],
@@ -242,6 +240,17 @@ def _says_its_pooling(name: str, revision: str | None) -> bool:
 
 def _pooling(module: SentenceTransformer) -> Pooling | None:
     return next((m for m in module if isinstance(m, Pooling)), None)
+
+
+def _settings(module: nn.Module) -> list[Any]:
+    """What a module of sentence-transformers computes apart from its weights.
+
+    A transformer's own configuration belongs to it, without what says only where it came from.
+    """
+    own = module.get_config_dict() if isinstance(module, Module) else {}
+    model = module.auto_model.config.to_dict() if isinstance(module, Transformer) else {}
+    origin = ("_name_or_path", "transformers_version", "architectures", "dtype")
+    return [type(module).__name__, own, {key: value for key, value in model.items() if key not in origin}]
 
 
 def _set_pooling(module: SentenceTransformer, mode: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.model import encoder as encoders
@@ -110,6 +111,37 @@ def test_fingerprint_follows_what_embeddings_depend_on(pocket: Path, encoder: en
     assert len(set(prints)) == len(prints)
     assert same.fingerprint("query") == prints[0]
     assert load(prompts=config.Sides(query="q: ")).fingerprint("passage") == encoder.fingerprint("passage")
+
+
+def test_fingerprint_follows_settings_that_no_weight_shows(pocket: Path, tmp_path: Path) -> None:
+    """Stored embeddings of an encoder with the same weights and other settings must not be used."""
+    heads = shutil.copytree(pocket / "encoder", tmp_path / "heads")
+    moved = shutil.copytree(pocket / "encoder", tmp_path / "moved")
+    settings = json.loads((heads / "config.json").read_text())
+    settings["num_attention_heads"] *= 2
+    (heads / "config.json").write_text(json.dumps(settings))
+
+    def loaded(folder: Path, activation: torch.nn.Module | None = None) -> encoders.Encoder:
+        model = config.Model(name=str(folder))
+        encoder = encoders.load(model)
+        if activation is not None:
+            torch.manual_seed(0)
+            dense = Dense(encoder.dimension, encoder.dimension, activation_function=activation)
+            encoder.module.insert(2, dense)
+            encoder = encoders.Encoder(encoder.module, model)
+        return encoder
+
+    same, other, tanh, identity = (
+        loaded(pocket / "encoder"),
+        loaded(heads),
+        loaded(pocket / "encoder", torch.nn.Tanh()),
+        loaded(pocket / "encoder", torch.nn.Identity()),
+    )
+    for one, two in ((same, other), (tanh, identity)):
+        assert {n: p.tolist() for n, p in one.parameters.items()} == {n: p.tolist() for n, p in two.parameters.items()}
+        assert not torch.allclose(one.encode(["a question"], "query"), two.encode(["a question"], "query"), atol=1e-3)
+        assert one.fingerprint("query") != two.fingerprint("query")
+    assert loaded(moved).fingerprint("query") == same.fingerprint("query")
 
 
 def test_batches_hold_each_row_once_within_the_token_budget() -> None:
