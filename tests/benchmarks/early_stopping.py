@@ -53,9 +53,9 @@ def the_sweep(trials: int, sampler: Literal["auto", "random"], storage: str) -> 
             objective="questions",
             sampler=sampler,
             space={
-                "learning_rate": config.Range(low=1e-6, high=1e-3, log=True),
+                "learning_rate": config.Range(low=1e-5, high=1e-3, log=True),
                 "batch_size": [8, 14, 28],
-                "margin": config.Range(low=0.05, high=0.2),
+                "margin": config.Range(low=0.02, high=0.2, log=True),
                 "freeze": ["embeddings", "embeddings+output.dense.weight"],
             },
         ),
