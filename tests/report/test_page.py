@@ -120,7 +120,7 @@ def test_the_winner_is_told_with_its_numbers(tmp_path: Path, visit: Visit) -> No
     assert (
         f"16 trials beside the untouched encoder: {sum(r.feasible for r in store.records.values()) - 1} fea" in header
     )
-    assert f"{states.count('stopped')} stopped early as harmful, {states.count('out_of_memory')} failed" in header
+    assert f"{states.count('stopped')} stopped early, {states.count('out_of_memory')} failed" in header
     # Every picture is there, in words too.
     images = tab.locator("img")
     assert images.count() == len(names)

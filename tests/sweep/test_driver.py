@@ -26,7 +26,7 @@ Load = Callable[..., config.Sweep]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 # Ray's core says this once of any actor of Ray Data's, by a file descriptor, and only where no Ray of our own embeds.
-OF_RAY_DATA = "Actor with class name: 'MapWorker(MapBatches(_Embedder))'"
+OF_RAY_DATA = "Actor with class name: 'MapWorker(Map(_Embedder))'"
 
 
 def run(sweep: config.Sweep) -> tuple[TrialRecord | None, TrialStore]:
