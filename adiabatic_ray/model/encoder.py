@@ -99,9 +99,13 @@ class Encoder:
         )["input_ids"]
         return ids
 
-    def collate(self, ids: Sequence[Sequence[int]]) -> Features:
-        """Token ids of a batch, padded on the right, and their mask: two tensors `[b, t]` on the encoder's device."""
-        width = max(len(row) for row in ids)
+    def collate(self, ids: Sequence[Sequence[int]], multiple: int = 1) -> Features:
+        """Token ids of a batch, padded on the right, and their mask: two tensors `[b, t]` on the encoder's device.
+
+        `t` is the length of the longest row, rounded up to a multiple of `multiple` where the encoder allows so many.
+        """
+        longest = max(len(row) for row in ids)
+        width = max(longest, min(-(-longest // multiple) * multiple, *self.max_length.values()))
         padding = self.tokenizer.pad_token_id or 0
         padded = torch.tensor([[*row, *[padding] * (width - len(row))] for row in ids])
         lengths = torch.tensor([len(row) for row in ids])

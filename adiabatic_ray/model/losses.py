@@ -28,6 +28,5 @@ def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tens
     """
     scores = query @ torch.cat([positive, negative]).T / temperature
     target = torch.arange(len(query), device=query.device)
-    same = same.clone()
-    same[target, target] = False
-    return torch.nn.functional.cross_entropy(scores.masked_fill(same, float("-inf")), target)
+    other_copies = same & ~torch.eye(*same.shape, dtype=torch.bool, device=same.device)
+    return torch.nn.functional.cross_entropy(scores.masked_fill(other_copies, float("-inf")), target)

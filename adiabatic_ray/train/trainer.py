@@ -18,6 +18,7 @@ from adiabatic_ray.model import freezing
 from adiabatic_ray.model.checkpoint import Checkpoint
 from adiabatic_ray.model.displacement import Displacement
 from adiabatic_ray.model.encoder import Encode, Encoder
+from adiabatic_ray.train import graphs
 from adiabatic_ray.train import step as steps
 from adiabatic_ray.train.shares import Shares
 
@@ -66,6 +67,11 @@ class Trainer:
         self.prepared = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.loss = steps.loss_function(settings, encoder.device)
+        # A graph cannot gather from other processes, and would not draw the same dropout again after a resume.
+        self.graphed = encoder.device.type == "cuda" and self.accelerator.num_processes == 1 and not settings.dropout
+        self.backward: graphs.Backward = self._backward
+        if self.graphed:
+            self.backward = graphs.CudaGraphs(self._backward, list(self.model.deltas))
         self.batch = triplets.batches(len(data.triplets), settings.batch_size, seed)
         self.step = 0
         self._interval: list[float] = []  # losses since the last evaluation point
@@ -97,22 +103,30 @@ class Trainer:
         for micro in range(accumulated):
             rows = self.batch(self.step * accumulated + micro).numpy()
             with self.accelerator.accumulate(self.prepared):
-                micro_loss = self._loss(rows)
-                self.accelerator.backward(micro_loss)
+                micro_loss = self.backward(*self._batch(rows))
                 if self.accelerator.sync_gradients:
                     self.shares.sum_gradients(list(self.model.deltas))
                 self.optimizer.step()
-                self.optimizer.zero_grad()
-            loss += micro_loss.detach() / accumulated
+                self.optimizer.zero_grad(set_to_none=not self.graphed)
+            loss += micro_loss / accumulated
         return loss
 
-    def _loss(self, rows: Rows) -> Tensor:
+    def _batch(self, rows: Rows) -> tuple[Tensor, ...]:
+        """The tokens of this process's queries, their mask, and the whole batch's passages, all on the device."""
         data, device = self.data.triplets, self.encoder.device
-        tokens = [self.data.tokens[i] for i in self.shares.own(data.query[rows])]
+        queries = [self.data.tokens[i] for i in self.shares.own(data.query[rows])]
+        tokens = self.encoder.collate(queries, graphs.WIDTH if self.graphed else 1)
         positive, negative = (torch.from_numpy(side[rows]) for side in (data.positive, data.negative))
         same = (positive[:, None] == torch.cat([positive, negative])).to(device)
-        query = self.shares.whole(self.prepared(self.encoder.collate(tokens)), len(rows))
-        return self.loss(query, self.data.passages[positive].to(device), self.data.passages[negative].to(device), same)
+        passages = (self.data.passages[side].to(device) for side in (positive, negative))
+        return tokens["input_ids"], tokens["attention_mask"], *passages, same
+
+    def _backward(self, ids: Tensor, mask: Tensor, positive: Tensor, negative: Tensor, same: Tensor) -> Tensor:
+        """Add a batch's gradients to the displacement's, and return the loss."""
+        own = self.prepared({"input_ids": ids, "attention_mask": mask})
+        loss = self.loss(self.shares.whole(own, len(positive)), positive, negative, same)
+        self.accelerator.backward(loss)
+        return loss.detach()
 
     def _check(self, pending: list[Tensor]) -> str | None:
         losses = torch.stack(pending).tolist()
@@ -172,4 +186,5 @@ class Trainer:
     def close(self) -> None:
         """Free the memory for the next trial in this process."""
         self.encoder.module.eval()
+        del self.backward  # which refers to this trainer
         self.accelerator.free_memory()
