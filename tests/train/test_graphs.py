@@ -19,7 +19,10 @@ from adiabatic_ray.model import checkpoint, encoder
 from adiabatic_ray.train import trial
 from adiabatic_ray.train.trial import Progress
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 Run = Callable[..., Iterator[Progress[Measurement]]]
 
