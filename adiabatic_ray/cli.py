@@ -230,7 +230,7 @@ def leaderboard(options: Options) -> None:
     from adiabatic_ray.sweep import lookup
 
     store = lookup.find(options.sweep)
-    _console().leaderboard(store.records.values(), store.sweep.search.objective, rows=None)
+    _console().leaderboard(store.records.values(), store.sweep.search.gain.key, rows=None)
 
 
 @_command(

@@ -24,6 +24,11 @@ Column = Literal["query", "positive", "negative", "premise", "hypothesis", "labe
 STRICT = {"extra": "forbid"}
 
 
+IMPROVEMENT = "improvement"
+# `improvement` is that of discordant triplets; the others are of rankings.
+_METRIC = re.compile(r"improvement|map|(?:ndcg|mrr|recall|precision)_at_([1-9][0-9]*)")
+
+
 class InvalidValue(ValueError):
     """A value that its key does not allow. `key` is relative to the section that raised it."""
 
@@ -35,6 +40,30 @@ class InvalidValue(ValueError):
 def _require(holds: bool, key: str, problem: str) -> None:
     if not holds:
         raise InvalidValue(key, problem)
+
+
+def metric_depth(metric: str) -> int:
+    """How many passages a metric with a cut looks at: 10 of `ndcg_at_10`."""
+    return int(metric.rpartition("_at_")[2])
+
+
+def metric_key(data: str, metric: str) -> str:
+    """What a data set is judged by, as it is named in metrics: `msmarco`, or `mrr_at_10/questions`."""
+    return data if metric == IMPROVEMENT else f"{metric}/{data}"
+
+
+def is_metric(name: str) -> bool:
+    """Whether a text names a metric."""
+    return _METRIC.fullmatch(name) is not None
+
+
+def _require_metric(metric: str) -> None:
+    _require(
+        is_metric(metric),
+        "metric",
+        f"must be `improvement` (triplets, XNLI), `map`, or `ndcg_at_K`, `mrr_at_K`, `recall_at_K` or `precision_at_K` "
+        f"with a number for K (ranking sets), but got {metric!r}",
+    )
 
 
 def _holds_password(address: str) -> bool:
@@ -90,7 +119,7 @@ class Source:
     """Where a data set lies: a hub id, a folder, or a parquet, JSONL, TSV or CSV file.
 
     Its columns say what kind of set it is: `query, positive, negative` (triplets) or `premise, hypothesis, label`
-    (XNLI). A folder with corpus, queries and judgements is BEIR.
+    (XNLI). A folder with corpus, queries and judgements is BEIR, and one of such folders is a set in several languages.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -101,13 +130,13 @@ class Source:
     revision: str | None = None
     """Branch, tag or commit on the hub; its main branch unless given."""
     split: str | None = None
-    """In the hub's notation (`train[:2000]`), for local files too. A BEIR folder's is `test` unless given."""
+    """In the hub's notation (`train[:2000]`), for local files too; also of a BEIR folder's queries (`test[:50%]`)."""
     columns: dict[Column, str] = field(default_factory=dict)
     """What the data call a column, by our word for it: `{positive: relevant_passage}`."""
     languages: list[str] | None = None
-    """The languages of XNLI to use; all of them unless given."""
+    """The languages to use, of XNLI or of a set with a column `language` or a folder each; all of them unless given."""
     limit: int | None = None
-    """Take this many triplets, premises or queries, drawn at random with the seed; all unless given."""
+    """Take this many triplets, premises or queries, of each folder where there are several; all unless given."""
 
     def __post_init__(self) -> None:
         _require(bool(self.path), "path", "must not be empty")
@@ -249,12 +278,31 @@ class Range:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is maximised: the gain on a data set by a metric."""
+
+    __pydantic_config__: ClassVar = STRICT
+    data: str
+    """The name of a selection set."""
+    metric: str = IMPROVEMENT
+    """`improvement`, or of rankings `ndcg_at_K`, `mrr_at_K`, `recall_at_K`, `precision_at_K` or `map`."""
+
+    def __post_init__(self) -> None:
+        _require_metric(self.metric)
+
+    @property
+    def key(self) -> str:
+        """Its name in metrics and in reports."""
+        return metric_key(self.data, self.metric)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Search:
     """What is searched, how, and for what."""
 
     __pydantic_config__: ClassVar = STRICT
-    objective: str
-    """The name of the selection set whose gain is maximised."""
+    objective: str | Objective
+    """The selection set whose gain is maximised: its name, or of a ranking set `{data: NAME, metric: ndcg_at_10}`."""
     space: dict[str, Range | list[Scalar]]
     """What to search over: hyper-parameters of `train`, each with a list of choices or a range."""
     method: Literal["optuna", "grid"] = "optuna"
@@ -263,6 +311,11 @@ class Search:
     """Optuna's. `auto` is `gp`, which needs the fewest trials, up to 100 trials, and `tpe` beyond."""
     candidates: Literal["edge", "whole"] = "edge"
     """What a trial is judged by: its `edge`, or its `whole` displacement as in the paper's experiments."""
+
+    @property
+    def gain(self) -> Objective:
+        """The objective, also where its short form names only the data."""
+        return self.objective if isinstance(self.objective, Objective) else Objective(data=self.objective)
 
     def __post_init__(self) -> None:
         _require(len(self.space) > 0, "space", "must name at least one hyper-parameter")
@@ -279,14 +332,47 @@ LANGUAGE_MARGIN = 3.0  # percent, unless a sweep gives its own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constraint:
-    """No language gets worse, as `evaluate.significance` defines it."""
+class Guard:
+    """A data set with a metric on which no language may get worse."""
 
     __pydantic_config__: ClassVar = STRICT
     data: str
-    """The name of the XNLI set on which no language may get worse."""
+    """The name of an evaluation set."""
+    metric: str = IMPROVEMENT
+    """As of the objective."""
+    margin: float = 1.0
+    """Most overall degradation allowed (95% bound), in percent of the untouched encoder's discordance or metric."""
+    language_margin: float | None = None
+    """Most degradation of any query language that confirmation must rule out, in percent as `margin`; else 3."""
+    level: Literal["pair", "language", "overall"] = "pair"
+    """What is tested: each pair of languages in both comparisons, each query language, or everything at once."""
+
+    def __post_init__(self) -> None:
+        _require_metric(self.metric)
+        _require_margins(self)
+
+    @property
+    def key(self) -> str:
+        """Its name in metrics and in reports."""
+        return metric_key(self.data, self.metric)
+
+    @property
+    def margin_by_language(self) -> float:
+        """The margin of each query language, in percent."""
+        return LANGUAGE_MARGIN if self.language_margin is None else self.language_margin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """No language gets worse, as `evaluate.significance` defines it: on one guarded set (`data`), or on several."""
+
+    __pydantic_config__: ClassVar = STRICT
+    data: str | None = None
+    """The name of the set on which no language may get worse, XNLI or triplets; else give `guards`."""
+    guards: list[Guard] = field(default_factory=list)
+    """Several guarded sets, or ranking sets: each with its own `metric`, `margin`, `language_margin` and `level`."""
     alpha: float = 0.05
-    """Error rate of the two-tailed tests for harm, shared by everything that `level` guards (Bonferroni)."""
+    """Error rate of the two-tailed tests for harm, shared by everything that is guarded (Bonferroni)."""
     margin: float = 1.0
     """Most overall degradation allowed (95% bound), in percent of the untouched encoder's discordant triplets."""
     language_margin: float | None = None
@@ -296,17 +382,37 @@ class Constraint:
 
     def __post_init__(self) -> None:
         _require(0 < self.alpha < 0.5, "alpha", f"must lie between 0 and 0.5, but got {self.alpha}")
-        _require(self.margin > 0, "margin", f"must be positive, in percent, but got {self.margin}")
+        _require_margins(self)
         _require(
-            self.language_margin is None or self.language_margin > 0,
-            "language_margin",
-            f"must be positive, in percent, but got {self.language_margin}",
+            (self.data is None) == bool(self.guards),
+            "data",
+            "or `guards` must be given, and not both: what must not get worse",
         )
+        own = Guard(data="", margin=1.0)
+        for key in ("margin", "language_margin", "level") if self.guards else ():
+            _require(
+                getattr(self, key) == getattr(own, key),
+                key,
+                "cannot stand beside `guards`, each of which has its own; move it there",
+            )
+        keys = [guard.key for guard in self.guards]
+        _require(len(set(keys)) == len(keys), "guards", f"names the same data and metric twice: {keys}")
 
     @property
-    def margin_by_language(self) -> float:
-        """The margin of each query language, in percent."""
-        return LANGUAGE_MARGIN if self.language_margin is None else self.language_margin
+    def guarded(self) -> list[Guard]:
+        """The guards, also where the short form names only the data."""
+        if self.data is None:
+            return self.guards
+        return [Guard(data=self.data, margin=self.margin, language_margin=self.language_margin, level=self.level)]
+
+
+def _require_margins(settings: Guard | Constraint) -> None:
+    _require(settings.margin > 0, "margin", f"must be positive, in percent, but got {settings.margin}")
+    _require(
+        settings.language_margin is None or settings.language_margin > 0,
+        "language_margin",
+        f"must be positive, in percent, but got {settings.language_margin}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,7 +563,9 @@ class Sweep:
             "holds a password, and a sweep's settings are stored and tracked; leave it out, and set what the storage's "
             "client reads (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) where the sweep runs",
         )
-        for key, wanted in (("search.objective", self.search.objective), ("constraint.data", self.constraint.data)):
+        roles = [("search.objective", self.search.gain.data)]
+        key = "constraint.guards" if self.constraint.guards else "constraint.data"
+        for key, wanted in [*roles, *((key, guard.data) for guard in self.constraint.guarded)]:
             for section in ("selection", "confirmation"):
                 sets = getattr(self.evaluate, section)
                 if sets:  # without confirmation sets nothing is confirmed, which is allowed

@@ -122,6 +122,10 @@ def _explain(error: Any, raw: Any) -> str | None:
     keys: list[str] = []
     node = raw
     for part in error["loc"]:
+        if keys == ["search", "objective"] and part in ("Objective", "str"):
+            if (part == "Objective") != isinstance(node, dict):
+                return None
+            continue
         if part == "Range" or str(part).startswith("list[") or part in ("float", "int", "str", "bool"):
             # In a location pydantic also names the branch of a union: of `Range | list[...]`, or of a list's scalars.
             if (part == "Range") == isinstance(node, list):
@@ -140,6 +144,8 @@ def _explain(error: Any, raw: Any) -> str | None:
         where = f"a key of `{'.'.join(keys[:-1])}`" if keys[:-1] else "a section"
         return f"`{dotted}` is not {where}{config.nearest(keys[-1], valid)}; valid are {config.listed(valid)}."
     expected = _EXPECTED.get(kind, error["msg"])
+    if keys == ["search", "objective"]:
+        expected = "the name of a selection set, or {data: NAME, metric: ndcg_at_10}"
     if kind == "literal_error":
         expected = error["ctx"]["expected"].replace("'", "`")
     if "Range" in error["loc"] and kind == "dataclass_type":
@@ -155,8 +161,8 @@ def _section(location: Iterable[str | int]) -> Any:
     """The dataclass of the section at a location in the file."""
     section: Any = config.Sweep
     for part in location:
-        if part == "Range":
-            return config.Range
+        if part in ("Range", "Objective"):
+            return getattr(config, str(part))
         hint = typing.get_type_hints(section).get(str(part))
         inner = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
         # A key that is not a field is a name from the user, of a data set say, and leads to no other section.

@@ -20,7 +20,8 @@ from scipy import stats
 from torch import Tensor
 
 from adiabatic_ray import config
-from adiabatic_ray.evaluate import guarantee, significance
+from adiabatic_ray.evaluate import guarantee
+from tests import guards
 
 Kind: TypeAlias = Literal["overall", "language", "edge", "mixed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -28,7 +29,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NORMAL = NormalDist()
 DISCORDANT = (0.2, 0.25, 0.3, 0.4)  # of the untouched encoder, by query language
 LANGUAGES = [f"l{i}" for i in range(len(DISCORDANT))]
-NAMES = (["neutral", "contradiction"], LANGUAGES)
 SETTINGS = config.Constraint(data="xnli", margin=2.0, language_margin=5.0)
 PREMISES = (60, 120, 240, 480)
 SCALES = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -96,7 +96,7 @@ class Sample:
 
     def verdict(self, candidate: Candidate) -> guarantee.Verdict:
         """The test of the candidate on this sample."""
-        return guarantee.test(self.base, self.tuned(candidate), LANGUAGES, SETTINGS)
+        return guards.verdict(self.base, self.tuned(candidate), LANGUAGES, SETTINGS)
 
     def _normal(self, *same: int) -> Tensor:
         shape = [1 if dimension in same else size for dimension, size in enumerate(self._shape)]
@@ -152,7 +152,7 @@ def run(kind: Kind, premises: int, seed: int) -> Outcome:
         evidence = selection.verdict(candidate).evidence
         rungs.append(guarantee.Rung(candidate.trial, candidate.scale, gain, evidence))
         by_name[candidate.trial, candidate.scale] = candidate
-        violation = significance.violation(selection.base, selection.tuned(candidate), NAMES, SETTINGS)
+        violation = guards.violation(selection.base, selection.tuned(candidate), LANGUAGES, SETTINGS)
         if violation.feasible:
             feasible.append((gain, candidate))
     order = [by_name[rung.trial, rung.scale] for rung in guarantee.sequence(rungs, 10)]

@@ -9,7 +9,7 @@ from adiabatic_ray import config
 
 SETTINGS = config.Constraint(data="xnli")
 LANGUAGES = 5
-NAMES = (["neutral", "contradiction"], [f"l{i}" for i in range(LANGUAGES)])
+NAMES = [f"l{i}" for i in range(LANGUAGES)]
 
 
 def paired(n: int, generator: torch.Generator, fixed: float, broken: float) -> tuple[Tensor, Tensor]:

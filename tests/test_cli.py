@@ -132,7 +132,10 @@ def test_validate_prints_the_plan_and_starts_nothing(
         ),
         ({"model.name": "/nowhere"}, r"error: model.name: /nowhere is not a folder"),
         ({"train.data.path": "/nowhere.jsonl"}, r"error: train: /nowhere.jsonl does not exist"),
-        ({"search.objective": "xnli"}, r"error: search.objective: `xnli` must be a set of triplets, but it is XNLI"),
+        (
+            {"search.objective": {"data": "xnli", "metric": "map"}},
+            r"error: search.objective: `xnli` is an XNLI set, which has no `map`. Leave the metric out",
+        ),
     ],
 )
 def test_validate_finds_what_would_fail(

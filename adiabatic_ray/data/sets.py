@@ -21,7 +21,10 @@ Item = TypeVar("Item", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Triplets:
-    """`n` triplets: rows of `queries` (`query`) and of `passages` (`positive`, `negative`), each of shape `[n]`."""
+    """`n` triplets: rows of `queries` (`query`) and of `passages` (`positive`, `negative`), each of shape `[n]`.
+
+    `language` `[n]` holds rows of `languages`, those of the queries; a set without languages has none.
+    """
 
     unit: ClassVar = "triplets"
     name: str
@@ -30,6 +33,8 @@ class Triplets:
     query: Rows
     positive: Rows
     negative: Rows
+    languages: list[str] = field(default_factory=list)
+    language: Rows | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -63,7 +68,9 @@ class Ranking:
     """Queries and the corpus to rank for them: `judgements[i]` maps a row of `passages` to its grade for query `i`.
 
     `identical[i]` is the row of the passage with the id of query `i`, which no ranking may return, or -1. It is -1 too
-    where that passage is judged relevant.
+    where that passage is judged relevant. `language` `[n]` holds rows of `languages`, those of the queries; a set
+    without languages has none. `ranges` `[n, 2]` holds the first row of the passages that query `i` is searched for in,
+    and the one after the last; without them it is searched for in all.
     """
 
     unit: ClassVar = "queries"
@@ -72,6 +79,9 @@ class Ranking:
     passages: list[str]
     judgements: list[dict[int, int]]
     identical: Rows
+    languages: list[str] = field(default_factory=list)
+    language: Rows | None = None
+    ranges: Rows | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -79,6 +89,27 @@ class Ranking:
 
 
 DataSet: TypeAlias = Triplets | Xnli | Ranking
+
+
+def as_ranking(data: Triplets) -> Ranking:
+    """The queries of triplets, to be ranked for over all passages of the set: the positives of a query are relevant.
+
+    A query that comes in several triplets counts once, in the language of the first.
+    """
+    rows, first = np.unique(data.query, return_index=True)
+    judgements: dict[int, dict[int, int]] = {row: {} for row in rows.tolist()}
+    for query, positive in zip(data.query.tolist(), data.positive.tolist(), strict=True):
+        judgements[query][positive] = 1
+    return Ranking(
+        name=data.name,
+        queries=[data.queries[row] for row in rows],
+        passages=data.passages,
+        judgements=list(judgements.values()),
+        identical=np.full(len(rows), -1),
+        languages=data.languages,
+        language=None if data.language is None else data.language[first],
+        dropped=data.dropped,
+    )
 
 
 def without_passages(data: DataSet) -> DataSet:

@@ -1,8 +1,13 @@
-"""Reading data sets: hub ids and local files in the layouts of MS MARCO triplets, XNLI and BEIR."""
+"""Reading data sets: hub ids and local files in the layouts of MS MARCO triplets, XNLI and BEIR.
+
+Triplets and the queries of a BEIR folder may have a column `language`. A folder may also hold one BEIR folder for each
+language, as MIRACL does: `miracl/ar`, `miracl/bn`, ...
+"""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import random
 from collections import Counter
@@ -22,6 +27,7 @@ TEXT_COLUMNS: tuple[config.Column, ...] = ("query", "positive", "negative")
 ID_COLUMNS = ("query_id", "positive_id", "negative_id")
 XNLI_COLUMNS = ("premise", "hypothesis", "label")
 FLAT_XNLI_COLUMNS: tuple[config.Column, ...] = ("language", "premise", "hypothesis", "label", "id")
+LANGUAGE: config.Column = "language"
 QREL_COLUMNS = ("query-id", "corpus-id", "score")
 LABELS = ("entailment", "neutral", "contradiction")
 _LABEL_NUMBERS = {str(key): i for i, label in enumerate(LABELS) for key in (i, label)}
@@ -39,6 +45,8 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
     """
     if Path(source.path).is_dir() and _table(Path(source.path), "corpus"):
         return _ranking(name, source, seed)
+    if folders := _by_language(name, source):
+        return _joined(name, {language: _ranking(name, one, seed) for language, one in folders.items()})
     rows = _read(name, source)
     columns = rows.column_names
     if set(_named(source, FLAT_XNLI_COLUMNS)) <= set(columns):
@@ -48,6 +56,14 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
     if not source.columns and set(ID_COLUMNS) <= set(columns):
         return _triplets_by_id(name, source, rows, seed)
     return _triplets(name, source, rows, seed)
+
+
+def _by_language(name: str, source: config.Source) -> dict[str, config.Source]:
+    """The BEIR folders of a folder that holds one for each language, by their names; none of any other source."""
+    folder = Path(source.path)
+    names = sorted(one.name for one in folder.iterdir() if _table(one, "corpus")) if folder.is_dir() else []
+    wanted = _languages(name, source, names) if names else []
+    return {one: dataclasses.replace(source, path=str(folder / one), languages=None) for one in wanted}
 
 
 def is_hub_id(path: str) -> bool:
@@ -175,6 +191,12 @@ def _require_rows(name: str, path: str, kept: int, dropped: Mapping[str, int]) -
 def _triplets(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
     names = _named(source, TEXT_COLUMNS)
     _require_columns(name, source.path, rows.column_names, names)
+    (language,) = _named(source, [LANGUAGE])
+    if language in rows.column_names:
+        names = [*names, language]
+        present = sorted({_identity(one) for one in rows[language][:]})
+        chosen = set(_languages(name, source, present))
+        rows = rows.select([i for i, one in enumerate(rows[language][:]) if _identity(one) in chosen])
     rows = rows.select_columns(names).select(_sample(len(rows), source.limit, seed))
     texts = [rows[column][:] for column in names]
     return _build_triplets(name, source.path, zip(*texts, strict=True))
@@ -215,16 +237,18 @@ def _subset_texts(
 def _build_triplets(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> sets.Triplets:
     queries: dict[str, int] = {}
     passages: dict[str, int] = {}
+    languages: list[str] = []
     kept: list[list[int]] = []
     dropped: Counter[str] = Counter()
     for row in rows:
-        query, positive, negative = texts = [_text(value) for value in row]
+        query, positive, negative = texts = [_text(value) for value in row[:3]]
         if query is None or positive is None or negative is None:
             dropped[f"an empty or missing `{TEXT_COLUMNS[texts.index(None)]}`"] += 1
         elif positive == negative:
             dropped["a `positive` that equals its `negative`"] += 1
         else:
             kept.append([*sets.index([query], queries), *sets.index([positive, negative], passages)])
+            languages += map(_identity, row[3:])
     _require_rows(name, path, len(kept), dropped)
     query_rows, positive_rows, negative_rows = np.array(kept, dtype=np.int64).T.copy()
     return sets.Triplets(
@@ -234,8 +258,17 @@ def _build_triplets(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> se
         query=query_rows,
         positive=positive_rows,
         negative=negative_rows,
+        **_numbered(languages),
         dropped=dict(dropped),
     )
+
+
+def _numbered(languages: Sequence[str]) -> dict[str, Any]:
+    """The distinct languages in alphabetical order, and the row of each among them; nothing without languages."""
+    if not languages:
+        return {}
+    distinct, rows = np.unique(languages, return_inverse=True)
+    return {"languages": distinct.tolist(), "language": rows.astype(np.int64)}
 
 
 def _flat_pairs(name: str, source: config.Source, rows: datasets.Dataset) -> pd.DataFrame:
@@ -335,7 +368,8 @@ def _distinct(texts: npt.NDArray[np.object_]) -> tuple[sets.Rows, list[str]]:
 def _ranking(name: str, source: config.Source, seed: int) -> sets.Ranking:
     """A BEIR folder: `corpus`, `queries`, and `qrels` or `qrels/<split>`, each in any of the table formats."""
     folder = Path(source.path)
-    tables = _beir_tables(name, folder, source.split or "test")
+    split, _, part = (source.split or "test").partition("[")
+    tables = _beir_tables(name, folder, split)
     dropped: Counter[str] = Counter()
     corpus = _by_id(name, folder, "corpus", tables["corpus"], dropped)
     queries = _by_id(name, folder, "queries", tables["queries"], dropped)
@@ -346,6 +380,12 @@ def _ranking(name: str, source: config.Source, seed: int) -> sets.Ranking:
     answerable = [i for i in queries if any(grade > 0 for grade in judgements.get(i, {}).values())]
     dropped["a query without a relevant passage"] += len(queries) - len(answerable)
     _require_rows(name, source.path, len(answerable), dropped)
+    language = _query_languages(source, tables["queries"])
+    if language:
+        wanted = set(_languages(name, source, sorted(set(language.values()))))
+        answerable = [i for i in answerable if language[i] in wanted]
+    if part:
+        answerable = _part(name, source, split, answerable)
     chosen = [answerable[i] for i in _sample(len(answerable), source.limit, seed)]
     # As in BEIR, whose queries may be passages of the corpus themselves. In sets that number both alike, the passage
     # with the query's own id may be its answer.
@@ -358,7 +398,51 @@ def _ranking(name: str, source: config.Source, seed: int) -> sets.Ranking:
         passages=list(corpus.values()),
         judgements=[judgements[i] for i in chosen],
         identical=np.array(identical, dtype=np.int64),
+        **_numbered([language[i] for i in chosen] if language else []),
         dropped={reason: count for reason, count in dropped.items() if count},
+    )
+
+
+def _part(name: str, source: config.Source, split: str, queries: list[str]) -> list[str]:
+    """The queries that a split in the hub's notation names: the first half by `test[:50%]`."""
+    try:
+        (part,) = datasets.ReadInstruction.from_spec(str(source.split)).to_absolute({split: len(queries)})
+    except (ValueError, AssertionError) as error:
+        raise errors.DataError(f"{name}: `split` {source.split!r} is not in the hub's notation: {error}") from error
+    return queries[part.from_ : part.to]
+
+
+def _query_languages(source: config.Source, queries: datasets.Dataset) -> dict[str, str]:
+    """The language of each query id, where the queries have a column for it."""
+    (column,) = _named(source, [LANGUAGE])
+    if column not in queries.column_names:
+        return {}
+    return {_identity(i): _identity(one) for i, one in zip(queries["_id"][:], queries[column][:], strict=True)}
+
+
+def _joined(name: str, parts: Mapping[str, sets.Ranking]) -> sets.Ranking:
+    """One set of a set for each language: a query is searched for in the passages of its own language."""
+    dropped: Counter[str] = Counter()
+    judgements: list[dict[int, int]] = []
+    identical: list[int] = []
+    ranges: list[list[int]] = []
+    first = 0
+    for part in parts.values():
+        dropped.update(part.dropped)
+        last = first + len(part.passages)
+        judgements += [{first + row: grade for row, grade in judged.items()} for judged in part.judgements]
+        identical += [first + row if row >= 0 else -1 for row in part.identical.tolist()]
+        ranges += [[first, last]] * len(part)
+        first = last
+    return sets.Ranking(
+        name=name,
+        queries=[query for part in parts.values() for query in part.queries],
+        passages=[passage for part in parts.values() for passage in part.passages],
+        judgements=judgements,
+        identical=np.array(identical, dtype=np.int64),
+        ranges=np.array(ranges, dtype=np.int64),
+        **_numbered([language for language, part in parts.items() for _ in range(len(part))]),
+        dropped=dict(dropped),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -16,9 +17,11 @@ from adiabatic_ray import config, errors, storage
 from adiabatic_ray.data.cache import Table
 from adiabatic_ray.data.sets import DataSet, Ranking, Triplets, Xnli
 from adiabatic_ray.evaluate import discordance, guarantee, outcomes, ranking, significance
+from adiabatic_ray.evaluate.evidence import Evidence, Guarded, improvement
 from adiabatic_ray.model.encoder import Encode
 
-Outcome: TypeAlias = Tensor | dict[str, float]  # discordance (bool), or the metrics of a ranking
+# What an encoder does on a set, as far as it is linear in the queries: leads, or what a search found.
+Reading: TypeAlias = Tensor | ranking.Found
 
 
 @dataclass(frozen=True)
@@ -34,145 +37,223 @@ class EvaluationSet:
 class Measurement:
     """The results of one encoder on the evaluation sets.
 
-    `outcomes` holds the discordance (bool) of each triplet set (`[n]`) and XNLI set (`[n, 2, L, L]`), by the set's
-    name, and `leads` the leads (float32) of the objective and of the guarded set. `metrics` holds every number that is
-    reported, by its name in MLflow. `violation` and `verdict` are `None` if no constraint was given.
+    `outcomes` holds the discordance (bool) of each triplet set (`[n]`) and XNLI set (`[n, 2, L, L]`) by the set's name,
+    and the values (float32, `[n]`) of each ranking metric that the objective or a guard names by the metric's key, such
+    as `mrr_at_10/questions`. `readings` holds what predictions need of the objective and of the guarded sets. `metrics`
+    holds every number that is reported, by its name in MLflow. `violation` and `verdict` are `None` if no constraint
+    was given.
     """
 
     outcomes: Mapping[str, Tensor]
-    leads: Mapping[str, Tensor]
+    readings: Mapping[str, Reading]
     metrics: Mapping[str, float]
     violation: significance.Violation | None
     verdict: guarantee.Verdict | None
 
 
-def check_roles(data: Mapping[str, DataSet], objective: str, constraint: config.Constraint) -> None:
-    """Check that the objective and the constraint name sets of a fitting kind.
+def check_roles(data: Mapping[str, DataSet], objective: config.Objective, constraint: config.Constraint) -> None:
+    """Check that the objective and the guards name sets of a kind that has their metric, and margins of languages.
 
     Raises:
-        ConfigError: the objective is not a set of triplets, the constraint is a ranking set, or it has a margin for
-            languages, but no languages.
+        ConfigError: a metric does not fit the kind of its set, or a guard has a margin for languages, but no languages.
     """
-    if not isinstance(data[objective], Triplets):
-        raise errors.ConfigError(
-            f"search.objective: `{objective}` must be a set of triplets, but it is {_kind(data[objective])}."
+    _require_fit("search.objective", data[objective.data], objective.metric)
+    key = "constraint.guards" if constraint.guards else "constraint.data"
+    for guard in constraint.guarded:
+        one = data[guard.data]
+        _require_fit(key, one, guard.metric)
+        if guard.language_margin is not None and not one.languages:
+            raise errors.ConfigError(
+                f"{key.replace('.data', '')}.language_margin: needs languages, and {_kind(one)} `{guard.data}` has "
+                "none. Leave it out, or give the data a column `language`, or guard an XNLI set."
+            )
+
+
+def _require_fit(key: str, data: DataSet, metric: str) -> None:
+    if isinstance(data, Ranking) == (metric == config.IMPROVEMENT):
+        way_out = (
+            f"Give a metric of rankings: `{{data: {data.name}, metric: ndcg_at_10}}`"
+            if isinstance(data, Ranking)
+            else "Leave the metric out"
         )
-    if isinstance(data[constraint.data], Ranking):
-        raise errors.ConfigError(
-            f"constraint.data: `{constraint.data}` must be XNLI or triplets, but it is a ranking set."
-        )
-    if constraint.language_margin is not None and not isinstance(data[constraint.data], Xnli):
-        raise errors.ConfigError(
-            f"constraint.language_margin: needs languages, and the triplets of `{constraint.data}` have none. Leave it "
-            "out, or guard an XNLI set."
-        )
+        raise errors.ConfigError(f"{key}: `{data.name}` is {_kind(data)}, which has no `{metric}`. {way_out}.")
 
 
 def _kind(data: DataSet) -> str:
-    return {Triplets: "triplets", Xnli: "XNLI", Ranking: "a ranking set"}[type(data)]
+    return {Triplets: "a set of triplets", Xnli: "an XNLI set", Ranking: "a ranking set"}[type(data)]
 
 
 class Benchmark:
     """Measures encoders on the same evaluation sets.
 
     It keeps what all measurements share: the passages' embeddings and the untouched encoder's outcomes. `objective`
-    names the set whose improvement is the gain; without it a measurement has no gain.
+    says whose improvement is the gain; without it a measurement has no gain.
     """
 
     def __init__(
-        self, sets: Sequence[EvaluationSet], objective: str | None = None, constraint: config.Constraint | None = None
+        self,
+        sets: Sequence[EvaluationSet],
+        objective: str | config.Objective | None = None,
+        constraint: config.Constraint | None = None,
     ) -> None:
         self.sets = sets
-        self.objective, self.constraint = objective, constraint
+        self.objective = config.Objective(data=objective) if isinstance(objective, str) else objective
+        self.guards = constraint.guarded if constraint else []
+        self.alpha = constraint.alpha if constraint else 0.0
+        self._data = {one.data.name: one.data for one in sets}
         self._passages = {one.data.name: one.passages.open() for one in sets}
-        self._base_leads, self._base = self._read(lambda one: one.queries.open())
+        self._judged = {name: ranking.Judged(data) for name, data in self._data.items() if isinstance(data, Ranking)}
+        self._base_readings = self._read(lambda one: one.queries.open())
+        self._base = self._outcomes(self._base_readings)
 
     def measure(self, encode: Encode) -> Measurement:
         """Measure an encoder, given as a function from query texts to unit-length embeddings `[n, d]`."""
-        return self._compare(*self._read(lambda one: encode(one.data.queries)))
+        return self._measured(self._read(lambda one: encode(one.data.queries)))
 
     def untouched(self) -> Measurement:
         """The untouched encoder's own measurement: no gain, no change."""
-        return self._compare(self._base_leads, self._base)
+        return self._measured(self._base_readings)
 
-    def between(self, low: Measurement, high: Measurement, share: float) -> Measurement:
-        """Predict the measurement of an encoder between two, on the objective and the guarded set.
+    def line(self, low: Measurement, high: Measurement) -> Callable[[float], Measurement]:
+        """Predict measurements of encoders between two, on the objective and the guarded sets.
 
-        Its query embeddings are taken to lie on the straight line from those of `low` (`share` 0) to those of `high`
-        (`share` 1). A lead is linear in the query, so no embedding is needed.
+        Returns a function from the place of an encoder on the straight line from `low` (0) to `high` (1): its query
+        embeddings are taken to lie there between theirs. A lead is linear in the query, and so is the score of a
+        passage, so no embedding is needed.
         """
-        leads = {name: torch.lerp(low.leads[name], high.leads[name], share) for name in low.leads}
-        return self._compare(leads, {name: discordance.outcomes(one) for name, one in leads.items()})
+        predictions = {name: self._between(name, low.readings[name], high.readings[name]) for name in low.readings}
 
-    def _read(self, queries: Callable[[EvaluationSet], Tensor]) -> tuple[dict[str, Tensor], dict[str, Outcome]]:
-        """The leads of the objective and the guarded set, and the outcomes of all sets, by name."""
-        leads: dict[str, Tensor] = {}
-        read: dict[str, Outcome] = {}
-        searched = {self.objective, self.constraint.data if self.constraint else None}
+        def predict(share: float) -> Measurement:
+            return self._compare({}, {key: v for one in predictions.values() for key, v in one(share).items()})
+
+        return predict
+
+    def _between(self, name: str, low: Reading, high: Reading) -> Callable[[float], dict[str, Tensor]]:
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            assert isinstance(low, Tensor)
+            assert isinstance(high, Tensor)
+            return lambda share: {name: discordance.outcomes(torch.lerp(low, high, share))}
+        metrics = self._named_metrics(name)
+        found = ranking.between(low, high, self._passages[name], ranking.depth(metrics))
+        return lambda share: self._values(name, found(share), metrics)
+
+    def _read(self, queries: Callable[[EvaluationSet], Tensor]) -> dict[str, Reading]:
+        """The leads of all triplets and XNLI sets, and what a search finds in all others, by the set's name."""
+        readings: dict[str, Reading] = {}
         for one in self.sets:
-            data, passages = one.data, self._passages[one.data.name]
+            data, passages, embedded = one.data, self._passages[one.data.name], queries(one)
             if isinstance(data, Ranking):
-                read[data.name] = ranking.metrics(data, queries(one), passages)
-                continue
-            own = discordance.leads(data, queries(one), passages)
-            read[data.name] = discordance.outcomes(own)
-            if data.name in searched:
-                leads[data.name] = own
-        return leads, read
+                deepest = ranking.depth([*ranking.MEASURES, *self._named_metrics(data.name)])
+                readings[data.name] = ranking.Found(embedded, ranking.search(data, embedded, passages, deepest))
+            else:
+                readings[data.name] = discordance.leads(data, embedded, passages)
+        return readings
 
-    def _compare(self, leads: Mapping[str, Tensor], tuned: Mapping[str, Outcome]) -> Measurement:
+    def _outcomes(self, readings: Mapping[str, Reading]) -> dict[str, Tensor]:
+        """Everything that is compared with the untouched encoder, by its key."""
+        outcomes: dict[str, Tensor] = {}
+        for name, reading in readings.items():
+            if isinstance(reading, Tensor):
+                outcomes[name] = discordance.outcomes(reading)
+            else:
+                outcomes |= self._values(name, reading.rows, self._named_metrics(name))
+        return outcomes
+
+    def _values(self, name: str, rows: Tensor, metrics: Iterable[str]) -> dict[str, Tensor]:
+        """Metrics of each query of a ranking set, by their keys."""
+        return {config.metric_key(name, metric): self._judged[name].values(rows, metric).float() for metric in metrics}
+
+    def _named_metrics(self, name: str) -> list[str]:
+        """The metrics that the objective and the guards name of a ranking set; without any roles all of `MEASURES`."""
+        if not self._roles():
+            return list(ranking.MEASURES)
+        return list(dict.fromkeys(one.metric for one in self._roles() if one.data == name))
+
+    def _roles(self) -> list[config.Objective | config.Guard]:
+        return [*([self.objective] if self.objective else []), *self.guards]
+
+    def _measured(self, readings: Mapping[str, Reading]) -> Measurement:
         metrics: dict[str, float] = {}
-        for one in self.sets:
-            if one.data.name in tuned:
-                metrics |= _metrics(one.data, self._base[one.data.name], tuned[one.data.name])
+        for name, reading in readings.items():
+            if isinstance(reading, ranking.Found):
+                means, before = self._means(name, reading), self._means(name, self._base_readings[name])
+                metrics |= means
+                key = f"ndcg_at_10/{name}"
+                metrics[f"ndcg_at_10_change/{name}"] = means[key] - before[key]
+        outcomes = self._outcomes(readings)
+        for key, outcome in outcomes.items():
+            if outcome.dim() == 1 or (self.objective and key == self.objective.key):
+                metrics[f"p_value/{key}"] = self._p_value(key, outcome)
         if self.objective:
-            metrics["gain"] = metrics[f"improvement/{self.objective}"]
-            metrics["p_value"] = metrics[f"p_value/{self.objective}"]
-        discordant = {name: outcome for name, outcome in tuned.items() if isinstance(outcome, Tensor)}
-        violation = self._violation(discordant) if self.constraint else None
-        verdict = self._verdict(discordant) if self.constraint else None
-        if violation and verdict:
+            metrics["p_value"] = metrics[f"p_value/{self.objective.key}"]
+        needed = {one.data for one in self._roles()}
+        kept = {name: reading for name, reading in readings.items() if name in needed}
+        compared = self._compare(kept, outcomes)
+        return dataclasses.replace(compared, metrics={**metrics, **compared.metrics})
+
+    def _means(self, name: str, reading: Reading) -> dict[str, float]:
+        """The metrics of a ranking set, by the names under which they are stored and tracked."""
+        assert isinstance(reading, ranking.Found)
+        metrics = dict.fromkeys([*ranking.MEASURES, *self._named_metrics(name)])
+        return {f"{metric}/{name}": float(self._judged[name].values(reading.rows, metric).mean()) for metric in metrics}
+
+    def _p_value(self, key: str, outcome: Tensor) -> float:
+        """The p-value of a change: exact for triplets, by randomization for metrics, clustered by premise for XNLI."""
+        change = self._evidence(key, outcome).change
+        if outcome.dim() > 1:
+            return significance.clustered(change)
+        if outcome.dtype == torch.bool:
+            return significance.mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+        return significance.randomization(change)
+
+    def _compare(self, readings: Mapping[str, Reading], outcomes: Mapping[str, Tensor]) -> Measurement:
+        """Compare outcomes with the untouched encoder's."""
+        metrics: dict[str, float] = {}
+        for key, outcome in outcomes.items():
+            evidence = self._evidence(key, outcome)
+            if outcome.dtype == torch.bool:
+                metrics[f"pnd/{key}"] = discordance.pnd(outcome)
+            metrics[f"improvement/{key}"] = evidence.improvement
+            metrics |= {
+                f"improvement/{key}/{name}": improvement(float(before), float(change))
+                for groups in evidence.by_language()
+                for name, before, change in zip(groups.names, groups.before.sum(0), groups.change.sum(0), strict=True)
+            }
+        if self.objective:
+            metrics["gain"] = metrics[f"improvement/{self.objective.key}"]
+        violation, verdict = None, None
+        if self.guards:
+            guarded = self._guarded(outcomes)
+            violation = significance.violation(guarded, self.alpha)
+            verdict = guarantee.test(guarded, self.alpha)
             metrics |= {
                 "constraint": violation.value,
                 "feasible": float(violation.feasible),
                 "constraint/worst_z": violation.worst_z,
                 "constraint/degradation": violation.degradation,
                 "constraint/upper": violation.upper,
-                "worst_language": self._worst_language(metrics),
+                "worst_language": min(self._improvements(guard, metrics) for guard in self.guards),
                 "bound/evidence": verdict.evidence,
-                **{f"bound/{bound.group}": bound.upper for bound in verdict.bounds},
+                **{f"bound/{bound.name}": bound.upper for bound in verdict.bounds},
             }
-        return Measurement(discordant, leads, metrics, violation, verdict)
+        return Measurement(outcomes, readings, metrics, violation, verdict)
 
-    def _violation(self, tuned: Mapping[str, Tensor]) -> significance.Violation:
-        assert self.constraint is not None
-        data, base = self._guard(self.constraint), self._base[self.constraint.data]
-        assert isinstance(base, Tensor)
-        if isinstance(data, Xnli):
-            names = (list(discordance.COMPARISONS), data.languages)
-            return significance.violation(base, tuned[data.name], names, self.constraint)
-        # A triplet set is one group: one comparison in one language.
-        before, after = base[:, None, None, None], tuned[data.name][:, None, None, None]
-        return significance.violation(before, after, (["negative"], [data.name]), self.constraint)
+    def _evidence(self, key: str, outcome: Tensor) -> Evidence:
+        data = self._data[key.rpartition("/")[2]]
+        language = None if isinstance(data, Xnli) else data.language
+        return Evidence(self._base[key], outcome, data.languages, language)
 
-    def _verdict(self, tuned: Mapping[str, Tensor]) -> guarantee.Verdict:
-        """Whether the guarded set shows that the encoder is not worse, overall and in each language."""
-        assert self.constraint is not None
-        data, base = self._guard(self.constraint), self._base[self.constraint.data]
-        assert isinstance(base, Tensor)
-        languages = data.languages if isinstance(data, Xnli) else []
-        return guarantee.test(base, tuned[data.name], languages, self.constraint)
+    def _guarded(self, outcomes: Mapping[str, Tensor]) -> list[Guarded]:
+        several = len(self.guards) > 1
+        return [
+            Guarded(guard, self._evidence(guard.key, outcomes[guard.key]), guard.key if several else "")
+            for guard in self.guards
+        ]
 
-    def _worst_language(self, metrics: Mapping[str, float]) -> float:
-        """The smallest improvement of any query language on the guarded set."""
-        assert self.constraint is not None
-        data = self._guard(self.constraint)
-        if isinstance(data, Xnli):
-            return min(metrics[f"improvement/{data.name}/{language}"] for language in data.languages)
-        return metrics[f"improvement/{data.name}"]
-
-    def _guard(self, constraint: config.Constraint) -> DataSet:
-        return next(one.data for one in self.sets if one.data.name == constraint.data)
+    def _improvements(self, guard: config.Guard, metrics: Mapping[str, float]) -> float:
+        """The smallest improvement of any query language of a guard, or that of all of it without languages."""
+        keys = [f"improvement/{guard.key}/{language}" for language in self._data[guard.data].languages]
+        return min(metrics[key] for key in keys or [f"improvement/{guard.key}"])
 
     def write_outcomes(self, path: Path, by_scale: Mapping[float, Measurement]) -> None:
         """Write the outcomes of a displacement at several scales."""
@@ -184,8 +265,13 @@ class Benchmark:
         self._save_outcomes(path, {**(earlier.by_scale if earlier else {}), scale: measurement.outcomes})
 
     def _save_outcomes(self, path: Path, by_scale: Mapping[float, Mapping[str, Tensor]]) -> None:
-        languages = {one.data.name: one.data.languages for one in self.sets if isinstance(one.data, Xnli)}
-        outcomes.save(path, outcomes.Outcomes(by_scale, languages))
+        keys = dict.fromkeys(key for by_key in by_scale.values() for key in by_key)
+        data = {key: self._data[key.rpartition("/")[2]] for key in keys}
+        languages = {key: one.languages for key, one in data.items() if one.languages}
+        language = {
+            key: one.language for key, one in data.items() if not isinstance(one, Xnli) and one.language is not None
+        }
+        outcomes.save(path, outcomes.Outcomes(by_scale, languages, language))
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row for a triplet set, and for XNLI one for each comparison and language pair.
@@ -199,28 +285,7 @@ class Benchmark:
         for one in self.sets:
             if not isinstance(one.data, Ranking):
                 base = self._base[one.data.name]
-                assert isinstance(base, Tensor)
                 writer.writerows(
                     discordance.rows(one.data, measurement.outcomes[one.data.name], base if paired else None)
                 )
         storage.write(path, table.getvalue())
-
-
-def _metrics(data: DataSet, base: Outcome, tuned: Outcome) -> dict[str, float]:
-    """The metrics of one set, by the names under which they are stored and tracked."""
-    if isinstance(tuned, dict):
-        assert isinstance(base, dict)
-        values = {f"{metric}/{data.name}": value for metric, value in tuned.items()}
-        return values | {f"ndcg_at_10_change/{data.name}": tuned["ndcg_at_10"] - base["ndcg_at_10"]}
-    assert isinstance(base, Tensor)
-    values = {
-        f"pnd/{data.name}": discordance.pnd(tuned),
-        f"improvement/{data.name}": discordance.improvement(int(base.sum()), int(tuned.sum())),
-    }
-    if not isinstance(data, Xnli):
-        broken, fixed = int((tuned & ~base).sum()), int((base & ~tuned).sum())
-        return values | {f"p_value/{data.name}": significance.mcnemar(broken, fixed)}
-    for x, language in enumerate(data.languages):
-        before, after = int(base[:, :, x].sum()), int(tuned[:, :, x].sum())
-        values[f"improvement/{data.name}/{language}"] = discordance.improvement(before, after)
-    return values

@@ -6,14 +6,15 @@ same sets and share their replicates, so that differences between trials are pai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
-from adiabatic_ray import config
-from adiabatic_ray.evaluate import discordance, significance
+from adiabatic_ray.evaluate import significance
+from adiabatic_ray.evaluate.evidence import Evidence, Guarded
 
 REPLICATES = 1000
 
@@ -34,29 +35,23 @@ def replicates(n: int, seed: int, count: int = REPLICATES) -> Tensor:
     return torch.zeros(count, n).scatter_add_(1, drawn, torch.ones(count, n))
 
 
-def improvement(base: Tensor, tuned: Tensor, drawn: Tensor) -> Interval:
-    """The improvement in percent, from outcomes `[n, ...]` (bool) of both encoders and replicates `[r, n]`."""
-    before, after = (outcomes.float().flatten(1).sum(1) for outcomes in (base[:, None], tuned[:, None]))
-    improvements = 100 * (drawn @ (before - after)) / (drawn @ before).clamp(min=1)
+def improvement(evidence: Evidence, drawn: Tensor) -> Interval:
+    """The improvement in percent, with replicates `[r, n]` of the units."""
+    groups = evidence.overall()
+    before, change = groups.before[:, 0].float(), groups.change[:, 0].float()
+    least = 1.0 if evidence.base.dtype == torch.bool else 1e-9
+    improvements = -100 * (drawn @ change) / (drawn @ before).clamp(min=least)
     low, high = improvements.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Interval(discordance.improvement(int(before.sum()), int(after.sum())), low, high)
+    return Interval(evidence.improvement, low, high)
 
 
-def significant(base: Tensor, tuned: Tensor, drawn: Tensor, alpha: float) -> Tensor:
-    """Whether the gain is significant in each replicate, `[r]` (bool), by McNemar's test with its normal approximation.
-
-    The arguments are those of `improvement`.
-    """
-    change = base.float() - tuned.float()  # +1 fixed, -1 broken
-    z = (drawn @ change) / (drawn @ change.abs()).clamp(min=1).sqrt()
-    return z > NormalDist().inv_cdf(1 - alpha / 2)
+def significant(evidence: Evidence, drawn: Tensor, alpha: float) -> Tensor:
+    """Whether the gain is significant in each replicate, `[r]` (bool), in the normal approximation of its test."""
+    return _z(drawn, -evidence.overall().change.float())[:, 0] > NormalDist().inv_cdf(1 - alpha / 2)
 
 
-def feasible(base: Tensor, tuned: Tensor, drawn: Tensor, settings: config.Constraint) -> Tensor:
-    """Whether each replicate meets the constraint, `[r]` (bool).
-
-    The outcomes of both encoders have the shape `[n, comparison, language, language]` (bool), and the replicates
-    `[r, n]`.
+def feasible(guards: Sequence[Guarded], drawn: Sequence[Tensor], alpha: float) -> Tensor:
+    """Whether each replicate meets the constraint, `[r]` (bool), with replicates `[r, n]` of the units of each guard.
 
     Part (b) of the constraint, the upper bound of the overall degradation, is computed on each replicate as on the set
     itself. Part (a) is a maximum over many groups, and a bootstrapped maximum is biased upwards: in the replicates a
@@ -65,24 +60,34 @@ def feasible(base: Tensor, tuned: Tensor, drawn: Tensor, settings: config.Constr
     share of their variance that is noise (James and Stein 1961, Efron and Morris 1975). The replicates give this share.
     Noise that all groups have in common, since they have premises in common, is not reduced.
     """
-    change = tuned.float() - base.float()
-    grouped = significance.groups(change, settings.level)
-    z = _z(drawn, grouped)
-    observed = _z(torch.ones(1, len(change)), grouped)
-    if grouped.shape[1] > 1:
+    replicated, measured = [], []
+    for guard, own in zip(guards, drawn, strict=True):
+        for groups in guard.evidence.at(guard.settings.level):
+            change = groups.change.float()
+            replicated.append(_z(own if groups.rows is None else own[:, groups.rows], change))
+            measured.append(_z(torch.ones(1, len(change)), change))
+    z, observed = torch.cat(replicated, dim=1), torch.cat(measured, dim=1)
+    if z.shape[1] > 1:
         noise = (z - observed).var(dim=1).mean()
         kept = (1 - noise / observed.var().clamp(min=1e-9)).clamp(min=0)
         z = z + (1 - kept) * (observed.mean() - observed)
-    critical = significance.critical_z(settings.alpha, grouped.shape[1])
+    holds = z.amax(dim=1) <= significance.critical_z(alpha, z.shape[1])
+    for guard, own in zip(guards, drawn, strict=True):
+        holds &= _upper(guard.evidence, own) <= guard.settings.margin
+    return holds
 
-    per_premise, n = change.flatten(1).sum(1), len(change)
-    total = drawn @ per_premise
-    spread = ((drawn @ per_premise.square()) - total.square() / n).clamp(min=0).sqrt()
-    discordant = (drawn @ base.float().flatten(1).sum(1)).clamp(min=1)
-    upper = 100 * (total + significance.ONE_SIDED_95 * spread) / discordant
-    return (z.amax(dim=1) <= critical) & (upper <= settings.margin)
+
+def _upper(evidence: Evidence, drawn: Tensor) -> Tensor:
+    """The upper bound of the overall degradation in each replicate, in percent, `[r]`."""
+    groups = evidence.overall()
+    change, n = groups.change[:, 0].float(), len(evidence)
+    total = drawn @ change
+    spread = ((drawn @ change.square()) - total.square() / n).clamp(min=0).sqrt()
+    least = 1.0 if evidence.base.dtype == torch.bool else 1e-9
+    before = (drawn @ groups.before[:, 0].float()).clamp(min=least)
+    return 100 * (total + significance.ONE_SIDED_95 * spread) / before
 
 
 def _z(drawn: Tensor, grouped: Tensor) -> Tensor:
     """The degradation z of each group in each replicate, `[r, groups]`; 0 where nothing changed."""
-    return (drawn @ grouped) / (drawn @ grouped.square()).clamp(min=1).sqrt()
+    return (drawn @ grouped) / (drawn @ grouped.square()).clamp(min=1e-30).sqrt()

@@ -33,8 +33,7 @@ class Comparison:
     def rows(self) -> list[dict[str, Any]]:
         """One row for each set and measure, with `dataset`, `measure` and `value`.
 
-        With a base, a row also has `base`, `improvement` (in percent) and `p_value`. The last two are `None` for
-        ranking metrics, and `p_value` is `None` for XNLI.
+        With a base, a row also has `base`, `improvement` (in percent) and `p_value`, which is `None` for XNLI.
         """
         return [row for one in self.benchmark.sets for row in self._rows(one.data)]
 
@@ -46,8 +45,9 @@ class Comparison:
             row: dict[str, Any] = {"dataset": data.name, "measure": measure, "value": self.measured.metrics[key]}
             if self.base is not None:
                 row["base"] = self.base.metrics[key]
-                row["improvement"] = self.measured.metrics.get(f"improvement/{data.name}")
-                row["p_value"] = self.measured.metrics.get(f"p_value/{data.name}")
+                compared = key if isinstance(data, Ranking) else data.name
+                row["improvement"] = self.measured.metrics[f"improvement/{compared}"]
+                row["p_value"] = self.measured.metrics.get(f"p_value/{compared}")
             rows.append(row)
         return rows
 
@@ -63,7 +63,8 @@ def evaluate(
     them, and each of `models` is tested against it.
 
     The columns are `model`, `dataset`, `measure` (`pnd` in percent, or a ranking metric) and `value`; with `against`
-    also `base`, `improvement` (percent of the base's discordant triplets) and `p_value` (McNemar's exact test).
+    also `base`, `improvement` (percent of the base's discordant triplets, or of its metric) and `p_value` (McNemar's
+    exact test, or the paired randomization test of a metric).
     Embeddings are cached in the storage folder (`ADIABATIC_STORAGE`, else `runs`).
 
     Raises:

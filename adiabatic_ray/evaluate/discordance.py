@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from adiabatic_ray.data.sets import Triplets, Xnli
-from adiabatic_ray.evaluate import significance
+from adiabatic_ray.evaluate import evidence, significance
 
-COMPARISONS = ("neutral", "contradiction")
 ROWS_PER_CHUNK = 65_536  # bounds the memory of gathered embeddings
 
 COLUMNS = ("dataset", "comparison", "query_language", "text_language", "num_triplets", "num_discordant", "pnd")
@@ -51,7 +50,7 @@ def _of_xnli(data: Xnli, queries: Tensor, passages: Tensor) -> Tensor:
     premise = queries[torch.from_numpy(data.premise)]  # [n, L, d]
     entailment = passages[torch.from_numpy(data.entailment)]
     compared = []
-    for comparison in COMPARISONS:
+    for comparison in evidence.COMPARISONS:
         difference = entailment - passages[torch.from_numpy(getattr(data, comparison))]
         compared.append(torch.bmm(premise, difference.transpose(1, 2)))
     return torch.stack(compared, dim=1)
@@ -64,9 +63,7 @@ def pnd(outcomes: Tensor) -> float:
 
 def improvement(base: int, tuned: int) -> float:
     """Relative reduction of discordant triplets in percent; without any at the base, 0 or minus infinity."""
-    if base == 0:
-        return 0.0 if tuned == 0 else float("-inf")
-    return 100.0 * (base - tuned) / base
+    return evidence.improvement(base, tuned - base)
 
 
 def rows(data: Triplets | Xnli, tuned: Tensor, base: Tensor | None = None) -> Iterator[list[str | int | float]]:
@@ -77,7 +74,7 @@ def rows(data: Triplets | Xnli, tuned: Tensor, base: Tensor | None = None) -> It
     """
     cells: Sequence[tuple[str, ...]] = [("negative", "", "")]
     if isinstance(data, Xnli):
-        cells = list(itertools.product(COMPARISONS, data.languages, data.languages))
+        cells = list(itertools.product(evidence.COMPARISONS, data.languages, data.languages))
     num_discordant = _per_cell(tuned)
     columns = [[len(tuned)] * len(cells), num_discordant.tolist(), (100.0 * (num_discordant / len(tuned))).tolist()]
     if base is not None:

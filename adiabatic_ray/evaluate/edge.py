@@ -1,13 +1,14 @@
 """Carries a trained displacement to its edge: the scale with the largest gain that still holds the constraint.
 
-Between two encoders that were measured, the leads of the triplets are interpolated, which costs no forward pass. This
+Between two encoders that were measured, the leads of triplets and the scores of passages are interpolated, which costs
+no forward pass. This
 predicts the gain and the constraint at every scale, the *profile*. Exact measurements then close in on the edge: each
 replaces an end of the interpolation, and what is handed over is only ever what was measured.
 """
 
 from __future__ import annotations
 
-import bisect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
@@ -40,8 +41,13 @@ def carry(
 
 def profile(benchmark: Benchmark, exact: Measured) -> list[ProfilePoint]:
     """The gain and the constraint at every scale of `GRID` and of `exact`, predicted where they were not measured."""
-    known = sorted(exact)
-    return [_point(benchmark, exact, known, scale) for scale in sorted({*GRID, *known[1:]})]
+    points = []
+    for below, above in itertools.pairwise(sorted(exact)):
+        predict = benchmark.line(exact[below], exact[above])
+        between = [scale for scale in GRID if below < scale < above]
+        points += [_point(scale, predict((scale - below) / (above - below))) for scale in between]
+        points.append(_point(above, exact[above]))
+    return points
 
 
 def predicted_edge(points: Sequence[ProfilePoint]) -> ProfilePoint | None:
@@ -50,16 +56,8 @@ def predicted_edge(points: Sequence[ProfilePoint]) -> ProfilePoint | None:
     return max(feasible, key=lambda point: (point.gain, -point.scale), default=None)
 
 
-def _point(benchmark: Benchmark, exact: Measured, known: Sequence[float], scale: float) -> ProfilePoint:
-    above = known[bisect.bisect_left(known, scale)]
-    below = known[bisect.bisect_left(known, scale) - 1]
-    at = exact[scale] if above == scale else benchmark.between(exact[below], exact[above], _share(below, scale, above))
-    metrics = at.metrics
-    return ProfilePoint(scale, metrics["gain"], metrics["constraint"], metrics["bound/evidence"])
-
-
-def _share(below: float, scale: float, above: float) -> float:
-    return (scale - below) / (above - below)
+def _point(scale: float, at: Measurement) -> ProfilePoint:
+    return ProfilePoint(scale, at.metrics["gain"], at.metrics["constraint"], at.metrics["bound/evidence"])
 
 
 def _most_promising(points: Sequence[ProfilePoint], exact: Measured) -> float:

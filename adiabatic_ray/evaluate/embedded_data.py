@@ -63,13 +63,28 @@ def read(sweep: config.Sweep) -> Data:
     if not isinstance(train, sets.Triplets):
         raise errors.ConfigError(f"train.data: {sweep.train.data.path} holds no triplets to train on.")
     selection, confirmation = (
-        {name: sources.load(name, source, sweep.seed) for name, source in section.items()}
+        {name: _in_its_role(sources.load(name, source, sweep.seed), sweep) for name, source in section.items()}
         for section in (sweep.evaluate.selection, sweep.evaluate.confirmation)
     )
     for section in (selection, confirmation):
         if section:
-            benchmark.check_roles(section, sweep.search.objective, sweep.constraint)
+            benchmark.check_roles(section, sweep.search.gain, sweep.constraint)
     return Data(train, selection, confirmation)
+
+
+def _in_its_role(data: sets.DataSet, sweep: config.Sweep) -> sets.DataSet:
+    """Triplets as a ranking set where the objective or a guard names a ranking metric of them."""
+    metrics = {guard.metric for guard in sweep.constraint.guarded if guard.data == data.name}
+    if sweep.search.gain.data == data.name:
+        metrics.add(sweep.search.gain.metric)
+    if not isinstance(data, sets.Triplets) or metrics <= {config.IMPROVEMENT}:
+        return data
+    if config.IMPROVEMENT in metrics:
+        raise errors.ConfigError(
+            f"evaluate.selection.{data.name}: is judged by triplets and by rankings: {', '.join(sorted(metrics))}. "
+            "Give the data under a second name, and name that in one of the two roles."
+        )
+    return sets.as_ranking(data)
 
 
 class EmbeddingBuilder:

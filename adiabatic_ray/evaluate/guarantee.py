@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias
@@ -25,10 +25,9 @@ from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
-from adiabatic_ray import config
 from adiabatic_ray.evaluate import bootstrap, significance
+from adiabatic_ray.evaluate.evidence import OVERALL, Evidence, Groups, Guarded
 
-OVERALL = "overall"
 # With this much evidence on selection, a candidate passes on a confirmation set of the same size with a probability of
 # 95%: the two sets' statistics differ by chance with a standard deviation of sqrt(2).
 WIDE = math.sqrt(2) * significance.ONE_SIDED_95
@@ -42,10 +41,12 @@ Array: TypeAlias = npt.NDArray[np.float64]
 class Bound:
     """The test of one group: is its degradation below its margin?
 
-    `group` is `overall` or a query language. The numbers are in percent of the group's discordant triplets of the
-    untouched encoder. `degradation` is what was observed, and `upper` its one-sided upper bound at `1 - alpha`: it is
-    infinite where the group has too few discordant triplets. `correction` is what the imaginary premises of `test` add
-    to the degradation, and `statistic` is `(margin - degradation - correction) / standard_error`: larger is safer.
+    `group` is `overall` or a query language, and `guard` names the guard where there are several. The numbers are in
+    percent of what the untouched encoder has in the group, discordant triplets or a metric. `degradation` is what was
+    observed, and `upper` its one-sided upper bound at `1 - alpha`: it is infinite where the untouched encoder has too
+    little. `correction` is what the imaginary premises of `test` add to the degradation, and `statistic` is
+    `(margin - degradation - correction) / standard_error`: larger is safer. It must not be below `critical`, and `n`
+    premises, triplets or queries were tested.
     """
 
     group: str
@@ -56,15 +57,27 @@ class Bound:
     upper: float
     statistic: float
     p_value: float
+    critical: float
+    n: int
+    guard: str = ""
+
+    @property
+    def name(self) -> str:
+        """The group's name among those of all guards."""
+        return f"{self.guard}/{self.group}" if self.guard else self.group
+
+    @property
+    def evidence(self) -> float:
+        """How far the statistic lies above the critical value: larger is safer, 0 is the boundary."""
+        return self.statistic - self.critical
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The bounds of one encoder on one set: it passes where every group passes."""
+    """The bounds of one encoder on all guards: it passes where every group passes."""
 
     bounds: tuple[Bound, ...]
     alpha: float
-    critical: float
 
     @property
     def passed(self) -> bool:
@@ -78,13 +91,13 @@ class Verdict:
 
     @property
     def evidence(self) -> float:
-        """How far the smallest statistic lies above the critical value: larger is safer, 0 is the boundary."""
-        return self.weakest.statistic - self.critical
+        """The smallest evidence of all bounds."""
+        return self.weakest.evidence
 
     @property
     def weakest(self) -> Bound:
-        """The bound with the smallest statistic."""
-        return min(self.bounds, key=lambda bound: bound.statistic)
+        """The bound with the least evidence."""
+        return min(self.bounds, key=lambda bound: bound.evidence)
 
     @property
     def failure(self) -> str:
@@ -93,7 +106,8 @@ class Verdict:
             return ""
         bound, sure = self.weakest, f"{100 * (1 - self.alpha):g}%"
         group, key = ("all together", "margin") if bound.group == OVERALL else (bound.group, "language_margin")
-        return f"{group} may be {bound.upper:.1f}% worse ({sure} bound), and `{key}` allows {bound.margin:g}%"
+        where = f"on {bound.guard}, " if bound.guard else ""
+        return f"{where}{group} may be {bound.upper:.1f}% worse ({sure} bound), and `{key}` allows {bound.margin:g}%"
 
 
 @dataclass(frozen=True)
@@ -117,47 +131,55 @@ class Margins:
     language: float | None
 
 
-def test(base: Tensor, tuned: Tensor, languages: Sequence[str], settings: config.Constraint) -> Verdict:
-    """Test that tuning made nothing worse by more than a margin, from the outcomes (bool) of both encoders.
+def test(guards: Sequence[Guarded], alpha: float) -> Verdict:
+    """Test that tuning made nothing worse by more than a margin.
 
-    The outcomes are `[n, comparison, query language, text language]`, or `[n]` of a triplet set, which has no languages
-    and so the overall bound alone. The null hypotheses are an overall degradation of at least `margin` and, of each
-    query language, one of at least `language_margin`. All must be rejected, each one-sided at `alpha`, without a
-    correction for their number: an intersection-union test (Berger 1982).
+    The null hypotheses are, of each guard, an overall degradation of at least `margin` and, of each of its query
+    languages, one of at least `language_margin`. All must be rejected, each one-sided at `alpha`, without a correction
+    for their number: an intersection-union test (Berger 1982).
 
-    Let `b_i` be the sum of a group's outcomes of premise `i` of the untouched encoder, and `d_i` the sum of its changes
-    (+1 broken, -1 fixed). At the margin m the mean of `d_i - m b_i` is 0, so a one-sample t test of it with `n - 1`
-    degrees of freedom needs no fixed denominator (Fieller 1954). `upper` is the margin that is just rejected.
+    Let `b_i` be the sum of a group's values of unit `i` (a premise, a triplet or a query) with the untouched encoder,
+    and `d_i` how much worse it got. At the margin m the mean of `d_i - m b_i` is 0, so a one-sample t test of it with
+    `n - 1` degrees of freedom needs no fixed denominator (Fieller 1954). `upper` is the margin that is just rejected.
 
     Where little changed, the variance is next to nothing, and the t test alone proves too much: tuning that breaks 3 of
-    100 premises breaks none in one of 20 samples of 100. So `z^2 / 2` imaginary premises join the sample, with z the
-    normal quantile of `1 - alpha` (in the manner of Agresti and Coull 1998). They are average premises, except that on
-    each of them tuning breaks `k` more outcomes, as many as typically change together: `sum d_i^2 / sum |d_i|`. To both
-    sums one changed outcome is added, of a premise where as many change as are discordant together,
-    `sum b_i^2 / sum b_i`. This decides where nothing changed, and hardly matters where much did. A group in which the
-    untouched encoder has no discordant outcomes proves nothing, and does not pass.
+    100 premises breaks none in one of 20 samples of 100. So `z^2 / 2` imaginary units join the sample, with z the
+    normal quantile of `1 - alpha` (in the manner of Agresti and Coull 1998). They are average units, except that on
+    each of them tuning does `k` more harm, as much as typically changes together: `sum d_i^2 / sum |d_i|`. To both
+    sums one change of 1 is added, the most that an outcome or a metric can change, of a unit where as much changes as
+    is discordant together, `sum b_i^2 / sum b_i`. This decides where nothing changed, and hardly matters where much
+    did. A group in which the untouched encoder has nothing proves nothing, and does not pass.
 
-    Assumed: premises are drawn independently, each with all its outcomes, and where changes were not seen, they are no
+    Assumed: units are drawn independently, each with all its outcomes, and where changes were not seen, they are no
     larger together than those that were. Rare premises of which tuning breaks very many outcomes at once, beside many
     that change little, are found only in large sets.
     """
-    names, margins = _hypotheses(base, languages, settings)
-    before = _by_group(base)
-    change = _by_group(tuned) - before
-    estimates = _estimates(change, before, settings.alpha)
-    statistics = estimates.statistics(margins)
-    columns = (
-        margins,
-        estimates.degradation,
-        estimates.correction,
-        estimates.standard_errors(margins),
-        estimates.upper(),
-        statistics,
-        special.stdtr(estimates.freedom, -statistics),
-    )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    bounds = tuple(Bound(name, *row) for name, row in zip(names, rows, strict=True))
-    return Verdict(bounds, settings.alpha, estimates.critical)
+    return Verdict(tuple(bound for guard in guards for bound in _bounds(guard, alpha)), alpha)
+
+
+def _bounds(guard: Guarded, alpha: float) -> Iterator[Bound]:
+    evidence, settings = guard.evidence, guard.settings
+    tested = [(evidence.overall(), settings.margin)]
+    tested += [(groups, settings.margin_by_language) for groups in evidence.by_language()]
+    for groups, margin in tested:
+        before, change = groups.before.numpy(), groups.change.numpy()
+        if len(before) == 0:
+            before = change = np.zeros((1, len(groups.names)))  # a language without units proves nothing
+        margins = np.full(len(groups.names), margin)
+        estimates = _estimates(change, before, alpha)
+        statistics = estimates.statistics(margins)
+        columns = {
+            "margin": margins,
+            "degradation": estimates.degradation,
+            "correction": estimates.correction,
+            "standard_error": estimates.standard_errors(margins),
+            "upper": estimates.upper(),
+            "statistic": statistics,
+            "p_value": special.stdtr(estimates.freedom, -statistics),
+        }
+        for i, name in enumerate(groups.names):
+            numbers = {key: float(column[i]) for key, column in columns.items()}
+            yield Bound(group=name, critical=estimates.critical, n=len(before), guard=guard.label, **numbers)
 
 
 def sequence(points: Iterable[Rung], count: int) -> list[Rung]:
@@ -174,8 +196,8 @@ def sequence(points: Iterable[Rung], count: int) -> list[Rung]:
     return [front[i] for i in sorted(set(boldest))] if front else []
 
 
-def premises_needed(verdict: Verdict, n: int, power: float = POWER) -> int | None:
-    """How many premises of the same kind let the candidate pass with this probability, from its verdict on `n`.
+def times_needed(verdict: Verdict, power: float = POWER) -> float | None:
+    """How many times as many units of the same kind let the candidate pass with this probability.
 
     The observed degradations are taken to be the true ones. Standard errors shrink with the root of the number, and
     what imaginary premises add shrinks with the number itself. The bounds' probabilities to fail are added up, which is
@@ -184,9 +206,10 @@ def premises_needed(verdict: Verdict, n: int, power: float = POWER) -> int | Non
     """
     if any(bound.degradation >= bound.margin or math.isinf(bound.standard_error) for bound in verdict.bounds):
         return None
+    smallest = min(bound.n for bound in verdict.bounds)
     numbers = range(2, MOST_PREMISES)
-    index = bisect.bisect_left(numbers, power, key=lambda number: _pass_probability(verdict, n, number))
-    return numbers[index] if index < len(numbers) else None
+    index = bisect.bisect_left(numbers, power, key=lambda number: _pass_probability(verdict, number / smallest))
+    return numbers[index] / smallest if index < len(numbers) else None
 
 
 def noisy(queries: Tensor, size: float, generator: torch.Generator) -> Tensor:
@@ -195,39 +218,22 @@ def noisy(queries: Tensor, size: float, generator: torch.Generator) -> Tensor:
     return functional.normalize(queries + size * noise.to(queries), dim=-1)
 
 
-def smallest_margins(
-    base: Tensor, draws: Sequence[Tensor], settings: config.Constraint, power: float = POWER, seed: int = 0
-) -> Margins:
+def smallest_margins(draws: Sequence[Evidence], alpha: float, power: float = POWER, seed: int = 0) -> Margins:
     """The smallest margins that an encoder which changes nothing but noise would pass with this probability.
 
-    `base` are the untouched encoder's outcomes on the confirmation set, `[n, comparison, language, language]` or `[n]`.
-    `draws` are those of embeddings that `noisy` moved at random, a tensor for each draw of the noise. Sets of this kind
-    are bootstrapped (by premise), and the margin of each is its upper bound, less the harm that noise does on average:
-    a harmless encoder's degradation is 0. All languages must pass at once, so the language margin is that of the
-    language with the largest bound in each replicate.
+    `draws` are the untouched encoder's values on the confirmation set beside those of embeddings that `noisy` moved at
+    random, one for each draw of the noise. Sets of this kind are bootstrapped (by unit), and the margin of each is its
+    upper bound, less the harm that noise does on average: a harmless encoder's degradation is 0. All languages must
+    pass at once, so the language margin is that of the language with the largest bound in each replicate.
     """
-    before = _by_group(base)
-    drawn = bootstrap.replicates(len(base), seed).double().numpy()
-    upper = np.concatenate([_harmless_upper(_by_group(draw) - before, before, settings.alpha, drawn) for draw in draws])
-    overall = _least_proved(upper[:, 0], power)
-    return Margins(overall, _least_proved(upper[:, 1:].max(1), power) if upper.shape[1] > 1 else None)
-
-
-def _hypotheses(base: Tensor, languages: Sequence[str], settings: config.Constraint) -> tuple[list[str], Array]:
-    """The groups' names and margins."""
-    names = list(languages) if base.dim() > 1 else []
-    return [OVERALL, *names], np.array([settings.margin] + [settings.margin_by_language] * len(names))
-
-
-def _by_group(outcomes: Tensor) -> Array:
-    """Sum each premise's outcomes over everything and within each query language: `[n, groups]`."""
-    counts = outcomes.double()
-    summed: Array
-    if counts.dim() == 1:
-        summed = counts[:, None].numpy()
-        return summed
-    summed = torch.cat([significance.groups(counts, level) for level in ("overall", "language")], dim=1).numpy()
-    return summed
+    overall = np.concatenate([_harmless_upper(draw.overall(), alpha, seed) for draw in draws])
+    languages = [
+        np.concatenate([_harmless_upper(groups, alpha, seed) for groups in draw.by_language()], axis=1)
+        for draw in draws
+        if draw.by_language()
+    ]
+    language = _least_proved(np.concatenate(languages).max(1), power) if languages else None
+    return Margins(_least_proved(overall[:, 0], power), language)
 
 
 @dataclass(frozen=True)
@@ -328,12 +334,12 @@ def _front(points: Iterable[Rung]) -> list[Rung]:
     return front[::-1]
 
 
-def _pass_probability(verdict: Verdict, n: int, number: int) -> float:
-    """At least how probable it is to pass with this number of premises, from the verdict on `n`."""
-    critical, grown = special.stdtrit(number - 1, 1 - verdict.alpha), number / n
-    imaginary = _imaginary(verdict.alpha)
-    failures = 0.0
+def _pass_probability(verdict: Verdict, grown: float) -> float:
+    """At least how probable it is to pass with this many times as many units."""
+    imaginary, failures = _imaginary(verdict.alpha), 0.0
     for bound in verdict.bounds:
+        n = bound.n
+        critical = special.stdtrit(max(1.0, n * grown - 1), 1 - verdict.alpha)
         theirs = bound.correction**2 / imaginary * n / (n + imaginary - 1)  # their part of the squared standard error
         spread = math.sqrt((bound.standard_error**2 - theirs) / grown + theirs / grown**2)
         distance = bound.margin - bound.degradation - bound.correction / grown
@@ -341,13 +347,15 @@ def _pass_probability(verdict: Verdict, n: int, number: int) -> float:
     return 1 - failures
 
 
-def _harmless_upper(change: Array, base: Array, alpha: float, drawn: Array) -> Array:
+def _harmless_upper(groups: Groups, alpha: float, seed: int) -> Array:
     """Upper bounds `[r, groups]` in percent of an encoder whose degradation is 0 and that changes as much as this one.
 
     Fieller's bound moves with the degradation, so that this can be subtracted.
     """
-    harm = _percent(change.sum(0), base.sum(0))
-    return _estimates(change, base, alpha, drawn).upper() - np.where(np.isfinite(harm), harm, 0.0)
+    before, change = groups.before.numpy(), groups.change.numpy()
+    drawn = bootstrap.replicates(len(before), seed).double().numpy()
+    harm = _percent(change.sum(0), before.sum(0))
+    return _estimates(change, before, alpha, drawn).upper() - np.where(np.isfinite(harm), harm, 0.0)
 
 
 def _least_proved(upper: Array, power: float) -> float:

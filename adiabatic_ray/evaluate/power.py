@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adiabatic_ray import config
 from adiabatic_ray.data.sets import Rows, Triplets, Xnli
 from adiabatic_ray.evaluate import discordance, guarantee
+from adiabatic_ray.evaluate.evidence import Evidence
 from adiabatic_ray.model.encoder import Encoder
 
 TEXTS = 2000  # the most texts that a sample embeds
@@ -19,9 +19,7 @@ TEXTS = 2000  # the most texts that a sample embeds
 MOVED, DRAWS = 0.15, 4
 
 
-def smallest_margins(
-    guard: Triplets | Xnli, model: Encoder, settings: config.Constraint, seed: int = 0
-) -> guarantee.Margins:
+def smallest_margins(guard: Triplets | Xnli, model: Encoder, alpha: float, seed: int = 0) -> guarantee.Margins:
     """The smallest margins that an encoder passes with a probability of 80% if it changes nothing but noise.
 
     A sample of the set is embedded, and stands for all of it. The noise moves the queries' embeddings at random.
@@ -34,7 +32,10 @@ def smallest_margins(
         _enlarged(discordance.outcomes(discordance.leads(sample, one, passages)), len(guard))
         for one in (queries, *moved)
     )
-    return guarantee.smallest_margins(base, noisy, settings, seed=seed)
+    languages = guard.languages
+    language = guard.language if isinstance(guard, Triplets) else None
+    draws = [Evidence(base, one, languages, language) for one in noisy]
+    return guarantee.smallest_margins(draws, alpha, seed=seed)
 
 
 def _sample(guard: Triplets | Xnli) -> Triplets | Xnli:

@@ -1,27 +1,50 @@
-"""nDCG, MRR and recall of an exact search over frozen embeddings, as trec_eval and BEIR compute them."""
+"""Exact search over frozen embeddings, and the metrics of its rankings by query, as trec_eval and BEIR compute them."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from adiabatic_ray import config
 from adiabatic_ray.data.sets import Ranking
 
-DEPTHS = (10, 100, 1000)
-MEASURES = ("ndcg_at_10", "mrr_at_10", *(f"recall_at_{depth}" for depth in DEPTHS))
+MEASURES = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_100", "recall_at_1000")  # reported of every set
+MAP_DEPTH = 1000  # passages that are retrieved for `map`, as in BEIR
+POOL = 100  # of each search, the first passages that a prediction ranks
 QUERIES_PER_BLOCK, PASSAGES_PER_CHUNK = 256, 65_536  # bound the memory of a block of scores
+
+Array: TypeAlias = npt.NDArray[np.float64]
 
 
 def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int) -> Tensor:
     """Rows `[n, depth]` of the passages with the highest cosine to each query, best first.
 
-    The passage of `data.identical` is left out, as in BEIR.
+    Each query is searched for in the passages of its own language, where these have languages. The passage of
+    `data.identical` is left out, as in BEIR. Where there are fewer passages than `depth`, the last rows are -1.
     """
-    depth, identical = min(depth, len(passages)), torch.from_numpy(data.identical)
-    blocks = [slice(start, start + QUERIES_PER_BLOCK) for start in range(0, len(queries), QUERIES_PER_BLOCK)]
-    return torch.cat([_search(queries[block], identical[block], passages, depth) for block in blocks])
+    depth = min(depth, len(passages))
+    found = torch.full((len(queries), depth), -1)
+    for rows, (first, last) in _searched(data, len(passages)):
+        identical = torch.from_numpy(data.identical)[rows] - first
+        for block in range(0, len(rows), QUERIES_PER_BLOCK):
+            part = slice(block, block + QUERIES_PER_BLOCK)
+            best = _search(queries[rows[part]], identical[part], passages[first:last], depth)
+            found[rows[part], : best.shape[1]] = best + first
+    return found
+
+
+def _searched(data: Ranking, count: int) -> list[tuple[Tensor, tuple[int, int]]]:
+    """The rows of queries that share a range of passages, and that range."""
+    if data.ranges is None:
+        return [(torch.arange(len(data)), (0, count))]
+    ranges, group = np.unique(data.ranges, axis=0, return_inverse=True)
+    return [(torch.from_numpy(np.flatnonzero(group.ravel() == i)), (a, b)) for i, (a, b) in enumerate(ranges.tolist())]
 
 
 def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) -> Tensor:
@@ -40,33 +63,86 @@ def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) ->
     return best_rows.gather(1, best_scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
 
 
-def metrics(data: Ranking, queries: Tensor, passages: Tensor) -> dict[str, float]:
-    """Means over all queries: `ndcg_at_10` with linear gains, `mrr_at_10`, and `recall_at_k`.
+def depth(metrics: Iterable[str]) -> int:
+    """How many passages the metrics look at."""
+    return max(MAP_DEPTH if metric == "map" else config.metric_depth(metric) for metric in metrics)
 
-    A passage with a grade above 0 is relevant.
+
+@dataclass(frozen=True)
+class Found:
+    """The rows `[n, depth]` that a search found for the embeddings `[n, d]` of queries, best first."""
+
+    queries: Tensor
+    rows: Tensor
+
+
+def between(low: Found, high: Found, passages: Tensor, depth: int) -> Callable[[float], Tensor]:
+    """Predict what a search finds for queries on the straight line from those of `low` (0) to those of `high` (1).
+
+    Returns a function from the place on the line to rows `[n, depth]`, best first. It ranks what either search found in
+    its first passages, of which the scores are linear in the query, so that no other passage is looked at.
     """
-    ranked = search(data, queries, passages, max(DEPTHS)).tolist()
-    judged = list(zip(ranked, data.judgements, strict=True))
-    totals = [sum(_ndcg(rows[:10], grades) for rows, grades in judged)]
-    totals.append(sum(_mrr(rows[:10], grades) for rows, grades in judged))
-    totals += [sum(_recall(rows[:depth], grades) for rows, grades in judged) for depth in DEPTHS]
-    return {measure: total / len(data) for measure, total in zip(MEASURES, totals, strict=True)}
+    width = max(POOL, depth)
+    pool = torch.cat([low.rows[:, :width], high.rows[:, :width]], dim=1).sort(dim=1).values
+    repeated = torch.nn.functional.pad(pool[:, 1:] == pool[:, :-1], (1, 0)) | (pool < 0)
+    ends = []
+    for one in (low, high):
+        scores = torch.empty(pool.shape)
+        for start in range(0, len(pool), QUERIES_PER_BLOCK):
+            block = slice(start, start + QUERIES_PER_BLOCK)
+            near = passages[pool[block].clamp(min=0)]
+            scores[block] = torch.bmm(near, one.queries[block, :, None])[:, :, 0]
+        ends.append(scores.masked_fill(repeated, float("-inf")))
+    pool = pool.masked_fill(repeated, -1)
+
+    def predict(share: float) -> Tensor:
+        # Two ends of minus infinity have no line between them.
+        scores = torch.lerp(ends[0], ends[1], share).masked_fill(repeated, float("-inf"))
+        return pool.gather(1, scores.argsort(dim=1, descending=True, stable=True)[:, :depth])
+
+    return predict
 
 
-def _dcg(grades: list[int]) -> float:
-    return sum(grade / math.log2(rank + 2) for rank, grade in enumerate(grades))
+class Judged:
+    """The judgements of a ranking set as arrays, for the metrics of many rankings of it."""
+
+    def __init__(self, data: Ranking) -> None:
+        judged = enumerate(data.judgements)
+        pairs = sorted((i << 32 | row, max(0, grade)) for i, grades in judged for row, grade in grades.items())
+        self._keys, self._grades = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        per_query = [sorted((grade for grade in j.values() if grade > 0), reverse=True) for j in data.judgements]
+        self._relevant = np.array([len(grades) for grades in per_query])
+        self._ideal = np.zeros((len(data), max(map(len, per_query), default=0)))
+        for i, grades in enumerate(per_query):
+            self._ideal[i, : len(grades)] = grades
+
+    def values(self, ranked: Tensor, metric: str) -> Tensor:
+        """A metric of each query's ranking, `[n]` (float64), from the rows `[n, depth]` of its passages, best first.
+
+        `ndcg_at_k` has linear gains. A passage with a grade above 0 is relevant. Rows of -1 are no passages.
+        """
+        name, cut = metric.partition("_at_")[0], depth([metric])
+        grades = self._of(ranked[:, :cut].numpy())
+        hits = grades > 0
+        if name == "ndcg":
+            return torch.from_numpy(_dcg(grades) / _dcg(self._ideal[:, :cut]))
+        ranks = np.arange(1, 1 + hits.shape[1])
+        values = {
+            "mrr": lambda: (hits / ranks).max(1, initial=0.0),
+            "recall": lambda: hits.sum(1) / self._relevant,
+            "precision": lambda: hits.sum(1) / cut,
+            "map": lambda: (hits * hits.cumsum(1) / ranks).sum(1) / self._relevant,
+        }
+        return torch.from_numpy(values[name]())
+
+    def _of(self, ranked: npt.NDArray[np.int64]) -> Array:
+        """The grades of ranked rows, 0 where they are not judged or below 0."""
+        wanted = (np.arange(len(ranked))[:, None] << 32) | np.maximum(ranked, 0)
+        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        grades: Array = np.where((self._keys[at] == wanted) & (ranked >= 0), self._grades[at], 0).astype(float)
+        return grades
 
 
-def _ndcg(ranked: list[int], judged: dict[int, int]) -> float:
-    grades = [max(0, judged.get(row, 0)) for row in ranked]
-    ideal = sorted((max(0, grade) for grade in judged.values()), reverse=True)[: len(ranked)]
-    return _dcg(grades) / _dcg(ideal)
-
-
-def _mrr(ranked: list[int], judged: dict[int, int]) -> float:
-    return next((1.0 / rank for rank, row in enumerate(ranked, start=1) if judged.get(row, 0) > 0), 0.0)
-
-
-def _recall(ranked: list[int], judged: dict[int, int]) -> float:
-    relevant = {row for row, grade in judged.items() if grade > 0}
-    return len(relevant.intersection(ranked)) / len(relevant)
+def _dcg(grades: Array) -> Array:
+    discounted: Array = grades @ (1 / np.log2(np.arange(grades.shape[1]) + 2))
+    return discounted

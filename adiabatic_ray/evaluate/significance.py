@@ -5,6 +5,7 @@ A triplet is *broken* when tuning made it discordant, and *fixed* when tuning ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias, overload
@@ -15,10 +16,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from adiabatic_ray import config
+from adiabatic_ray.evaluate.evidence import Evidence, Guarded
 
 SIGNIFICANT = 0.05  # a change is significant when its two-tailed p-value lies below this
 ONE_SIDED_95 = NormalDist().inv_cdf(0.95)
+FLIPS, FLIPS_PER_CHUNK = 10_000, 1_000  # random choices of signs, and how many are held in memory
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 PValues: TypeAlias = npt.NDArray[np.float64]
@@ -41,15 +43,39 @@ def mcnemar(broken: int | Counts, fixed: int | Counts) -> float | PValues:
     return p_value if p_value.ndim else float(p_value)
 
 
+def randomization(change: Tensor, seed: int = 0) -> float:
+    """Two-tailed p-value of the paired randomization test on the mean change of a metric, from each query's, `[n]`.
+
+    Under the null hypothesis each change has either sign with the same probability. Of `FLIPS` random choices of signs,
+    and the observed one, this is the share whose sum is at least as far from 0.
+
+    Source: Smucker, Allan and Carterette 2007.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    change = change[change != 0].double()
+    as_far = 1
+    for _ in range(0, FLIPS, FLIPS_PER_CHUNK):
+        signs = torch.randint(2, (FLIPS_PER_CHUNK, len(change)), generator=generator, dtype=torch.int8)
+        sums = 2 * (signs.double() @ change) - change.sum()
+        as_far += int((sums.abs() >= change.sum().abs() - 1e-12).sum())
+    return as_far / (FLIPS + 1)
+
+
+def clustered(change: Tensor) -> float:
+    """Two-tailed p-value of a mean change, from changes `[n, ...]` of which those of a unit belong together."""
+    return 2 * NormalDist().cdf(-abs(float(_degradation_z(change.double().flatten(1).sum(1, keepdim=True)))))
+
+
 @dataclass(frozen=True)
 class Violation:
     """The constraint of one encoder against the untouched one, and what it is made of.
 
     `value` is the constraint; the encoder is feasible when it is at most 0. `worst_z` is the largest degradation z of
-    all guarded groups, and `worst` names its group (`comparison/query language/text language` at the level `pair`).
-    `worst_z` must not exceed `critical_z`. `degradation` is the overall increase of discordant triplets, in percent of
-    the base's; `lower` and `upper` are its one-sided 95% bounds. `harmful` says that harm is already certain: `worst_z`
-    exceeds `critical_z`, or `lower` exceeds the margin.
+    all guarded groups, and `worst` names its group (`comparison/query language/text language` at the level `pair`),
+    with its guard before it where there are several. `worst_z` must not exceed `critical_z`. `degradation` is the
+    overall degradation in percent of the guard that comes nearest to its margin or is furthest above it; `lower` and
+    `upper` are its one-sided 95% bounds. `harmful` says that harm is already certain: `worst_z` exceeds `critical_z`,
+    or the `lower` of a guard exceeds its margin.
     """
 
     value: float
@@ -66,37 +92,39 @@ class Violation:
         return self.value <= 0
 
 
-def violation(
-    base: Tensor, tuned: Tensor, names: tuple[list[str], list[str]], settings: config.Constraint
-) -> Violation:
-    """The constraint over outcomes `[n, comparison, query language, text language]` (bool) of both encoders.
-
-    `names` are those of the comparisons and of the languages. The value is the larger of two relative violations:
+def violation(guards: Sequence[Guarded], alpha: float) -> Violation:
+    """The constraint over all guards. Its value is the largest of these relative violations:
 
     (a) nowhere significantly worse: `(worst z - critical z) / critical z`, where the critical value is the two-tailed
-        one at `alpha`, Bonferroni-corrected over all groups that `level` guards: each pair of languages in each
-        comparison (`pair`), each query language (`language`), or everything at once (`overall`);
-    (b) overall not worse by more than the margin: `(upper bound - margin) / margin`.
+        one at `alpha`, Bonferroni-corrected over all groups that the guards' levels name: each pair of languages in
+        each comparison (`pair`), each query language (`language`), or everything at once (`overall`);
+    (b) no guard overall worse by more than its margin: `(upper bound - margin) / margin`.
 
-    A premise appears in every pair of languages, so its outcomes are not independent. Let `s_i` be the sum of (broken -
-    fixed) over the outcomes of premise `i` in a group. The group's z is `sum s_i / sqrt(sum s_i^2)`; for a single pair
-    this is McNemar's `(b - c) / sqrt(b + c)`. The variance of the overall degradation is `sum (s_i - mean)^2`.
+    A premise appears in every pair of languages, so its outcomes are not independent. Let `s_i` be the sum of the
+    changes of unit `i` in a group, those for the worse being positive. The group's z is `sum s_i / sqrt(sum s_i^2)`;
+    for a single pair this is McNemar's `(b - c) / sqrt(b + c)`. The variance of the overall degradation is
+    `sum (s_i - mean)^2`.
     """
-    change = tuned.double() - base.double()  # +1 broken, -1 fixed
-    z = _degradation_z(groups(change, settings.level))
-    critical = critical_z(settings.alpha, len(z))
-    worst = int(z.argmax())
-    worst_z = float(z[worst])
-    degradation, lower, upper = _overall_degradation(change, base)
+    names, z = [], []
+    for guard in guards:
+        for groups in guard.evidence.at(guard.settings.level):
+            names += [guard.named(name) for name in groups.names]
+            z.append(_degradation_z(groups.change))
+    zs = torch.cat(z)
+    critical = critical_z(alpha, len(zs))
+    worst = int(zs.argmax())
+    worst_z = float(zs[worst])
+    overall = [(_overall_degradation(guard.evidence), guard.settings.margin) for guard in guards]
+    (degradation, lower, upper), margin = max(overall, key=lambda one: (one[0][2] - one[1]) / one[1])
     return Violation(
-        value=max((worst_z - critical) / critical, (upper - settings.margin) / settings.margin),
+        value=max((worst_z - critical) / critical, (upper - margin) / margin),
         worst_z=worst_z,
         critical_z=critical,
-        worst=_labels(names, settings.level)[worst],
+        worst=names[worst],
         degradation=degradation,
         lower=lower,
         upper=upper,
-        harmful=worst_z > critical or lower > settings.margin,
+        harmful=worst_z > critical or any(bounds[1] > margin for bounds, margin in overall),
     )
 
 
@@ -105,32 +133,20 @@ def critical_z(alpha: float, tests: int) -> float:
     return NormalDist().inv_cdf(1 - alpha / (2 * tests))
 
 
-def groups(change: Tensor, level: str) -> Tensor:
-    """Sum each premise's changes `[n, comparison, language, language]` within the groups of `level`: `[n, groups]`."""
-    if level == "overall":
-        return change.flatten(1).sum(1, keepdim=True)
-    return change.sum((1, 3)) if level == "language" else change.flatten(1)
-
-
 def _degradation_z(grouped: Tensor) -> Tensor:
-    """The z of each group's degradation, from the sums `[n, groups]`; 0 where nothing changed."""
+    """The z of each group's degradation, from the changes `[n, groups]`; 0 where nothing changed."""
     variance = grouped.square().sum(0)
-    return torch.where(variance > 0, grouped.sum(0) / variance.clamp(min=1).sqrt(), 0.0)
+    return torch.where(variance > 0, grouped.sum(0) / variance.clamp(min=1e-30).sqrt(), 0.0)
 
 
-def _overall_degradation(change: Tensor, base: Tensor) -> tuple[float, float, float]:
-    """The degradation over all outcomes with its lower and its upper bound, in percent of the base's discordance."""
-    per_premise = change.flatten(1).sum(1)
-    half_width = ONE_SIDED_95 * float((per_premise - per_premise.mean()).square().sum().sqrt())
-    total, discordant = float(per_premise.sum()), max(1.0, float(base.sum()))
-    lower, upper = 100 * (total - half_width) / discordant, 100 * (total + half_width) / discordant
-    return 100 * total / discordant, lower, upper
+def _overall_degradation(evidence: Evidence) -> tuple[float, float, float]:
+    """The degradation over everything with its lower and its upper bound, in percent of the base's sum.
 
-
-def _labels(names: tuple[list[str], list[str]], level: str) -> list[str]:
-    comparisons, languages = names
-    if level == "overall":
-        return ["overall"]
-    if level == "language":
-        return languages
-    return [f"{c}/{x}/{y}" for c in comparisons for x in languages for y in languages]
+    Of outcomes the base's sum is taken to be 1 where it is 0.
+    """
+    groups = evidence.overall()
+    per_unit = groups.change[:, 0]
+    half_width = ONE_SIDED_95 * float((per_unit - per_unit.mean()).square().sum().sqrt())
+    total, before = float(per_unit.sum()), float(groups.before.sum())
+    base = max(1.0, before) if evidence.base.dtype == torch.bool else max(before, 1e-9)
+    return 100 * total / base, 100 * (total - half_width) / base, 100 * (total + half_width) / base

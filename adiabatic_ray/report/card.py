@@ -15,14 +15,17 @@ import jinja2
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import outcomes
-from adiabatic_ray.report.assurance import Assurance
+from adiabatic_ray.report.assurance import Assurance, gain_test
 from adiabatic_ray.report.evidence import compared_sets
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 
 
 class MeasuredSet(NamedTuple):
-    """A line of the card's table of sets. `before` is `None` where the untouched encoder was not measured on it."""
+    """A line of the card's table of sets: its PND, or a ranking metric, with which `name` begins then.
+
+    `before` is `None` where the untouched encoder was not measured on it.
+    """
 
     name: str
     before: float | None
@@ -83,8 +86,10 @@ def _results(store: TrialStore, record: TrialRecord) -> dict[str, object]:
     sweep, candidate, untouched = store.sweep, record.candidate or record.whole, store.records.get(UNTOUCHED)
     before, confirmed_before = (untouched.metrics, untouched.confirmation) if untouched else ({}, {})
     return {
-        "objective": sweep.search.objective,
+        "objective": sweep.search.gain.key,
         "constraint": sweep.constraint,
+        "gain_test": gain_test(sweep.search.gain),
+        "guard_names": [guard.key for guard in sweep.constraint.guarded],
         "scale": candidate.scale,
         "worst": candidate.worst,
         "forced": record.candidate is None,
@@ -100,23 +105,39 @@ def _results(store: TrialStore, record: TrialRecord) -> dict[str, object]:
 
 
 def _sets(names: Iterable[str], metrics: Mapping[str, float], before: Mapping[str, float]) -> list[MeasuredSet]:
+    keys = {key: key if "/" in key else f"pnd/{key}" for key in compared_sets(names, metrics)}
     return [
-        MeasuredSet(name, before.get(f"pnd/{name}"), metrics[f"pnd/{name}"], metrics[f"improvement/{name}"])
-        for name in compared_sets(names, metrics)
+        MeasuredSet(key, before.get(value), metrics[value], metrics[f"improvement/{key}"])
+        for key, value in keys.items()
     ]
 
 
+class Language(NamedTuple):
+    """A line of the card's table of languages. What was not confirmed is `None`."""
+
+    name: str
+    selected: float
+    confirmed: float | None
+    bound: float | None
+
+
 def _languages(store: TrialStore, record: TrialRecord) -> dict[str, object]:
-    """The improvement of each language of the guarded set, selected and confirmed; `codes` are for the hub's tags."""
-    guard, selected = store.sweep.constraint.data, (record.candidate or record.whole).metrics
+    """The improvement of each language of each guard, selected and confirmed; `codes` are for the hub's tags."""
+    selected, tables = (record.candidate or record.whole).metrics, {}
     stored = outcomes.load(store.folder.trial(UNTOUCHED).outcomes)
-    names = [name for name in (stored.languages.get(guard, []) if stored else []) if _key(guard, name) in selected]
-    improvements = {name: selected[_key(guard, name)] for name in names}
-    return {
-        "languages": improvements,
-        "confirmed_languages": {name: record.confirmation.get(_key(guard, name)) for name in names},
-        "codes": sorted(name for name in names if re.fullmatch(r"[a-z]{2,3}", name)),
-    }
+    assurance = Assurance.of(store, record)
+    bounds = {one.name: one.languages for one in assurance.guards} if assurance else {}
+    for guard in (one.key for one in store.sweep.constraint.guarded):
+        keys = {name: _key(guard, name) for name in (stored.languages.get(guard, []) if stored else [])}
+        lines = [
+            Language(name, selected[key], record.confirmation.get(key), bounds.get(guard, {}).get(name))
+            for name, key in keys.items()
+            if key in selected
+        ]
+        if lines:
+            tables[guard] = lines
+    codes = {one.name for lines in tables.values() for one in lines if re.fullmatch(r"[a-z]{2,3}", one.name)}
+    return {"languages": tables, "codes": sorted(codes)}
 
 
 def _key(guard: str, language: str) -> str:

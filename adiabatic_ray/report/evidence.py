@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.evaluate import bootstrap, outcomes
+from adiabatic_ray.evaluate import bootstrap, evidence, outcomes
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report.regime import Regime, TrialVerdicts, regimes
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best, tuned
@@ -17,17 +17,18 @@ from adiabatic_ray.trials.store import TrialStore
 
 EDGE_REPLICATES = 200  # of a step among a few tried rates, which needs fewer than an interval of a number
 
-BySet = Mapping[str, Tensor]  # outcomes (bool) or replicates, by the set's name
+ByKey = Mapping[str, evidence.Evidence]  # what was measured of a trial, by its key: `xnli`, `mrr_at_10/questions`
+Drawn = Mapping[str, Tensor]  # replicates, by the same keys
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Intervals and regimes of a sweep.
 
-    `improvements[number][name]` is the improvement in percent of a trial's whole displacement on a selection set
-    (triplets or XNLI). `selection` and `confirmation` are those of the winner's candidate; both are empty without a
-    winner, and `confirmation` also where the winner was not confirmed. `damaged` lists the trials whose outcomes cannot
-    be read; they are left out.
+    `improvements[number][key]` is the improvement in percent of a trial's whole displacement on a selection set.
+    `selection` and `confirmation` are those of the winner's candidate; both are empty without a winner, and
+    `confirmation` also where the winner was not confirmed. `damaged` lists the trials whose outcomes cannot be read;
+    they are left out.
     """
 
     improvements: Mapping[int, Mapping[str, bootstrap.Interval]]
@@ -47,29 +48,36 @@ def gather(store: TrialStore) -> Evidence:
     if not records:
         return Evidence({}, {}, {}, [], [])
     base, sweep = _of_untouched(store), store.sweep
-    drawn = _replicates(base, sweep.seed)
+    drawn = _replicates(base.by_scale[1.0], sweep.seed)
     improvements, verdicts, damaged = {}, [], []
     for record in records:
-        changed = _read(store.folder.trial(record.number).outcomes, scale=1.0)
+        changed = _read(store.folder.trial(record.number).outcomes, base, scale=1.0)
         if changed is None:
             damaged.append(record.number)
             continue
-        improvements[record.number] = _intervals(base, changed, drawn)
+        improvements[record.number] = _intervals(changed, drawn)
         if "learning_rate" in record.config and record.state in ("complete", "stopped"):
-            verdicts.append(_verdicts(sweep, record, base, changed, drawn))
+            verdicts.append(_verdicts(sweep, record, changed, drawn))
     selection, confirmation = _of_winner(store)
     return Evidence(improvements, selection, confirmation, regimes(verdicts, sweep.seed), damaged)
 
 
 def compared_sets(names: Iterable[str], metrics: Mapping[str, float]) -> list[str]:
-    """Those of the sets whose discordance was compared with the untouched encoder's: triplets and XNLI."""
-    return [name for name in names if f"improvement/{name}" in metrics]
+    """The keys of what was compared with the untouched encoder on these sets: `xnli`, or `mrr_at_10/questions`."""
+    keys = [key.removeprefix("improvement/") for key in metrics if key.startswith("improvement/")]
+    return [key for name in names for key in keys if key == name or key in _metric_keys(name, key)]
 
 
-def _of_untouched(store: TrialStore) -> BySet:
+def _metric_keys(name: str, key: str) -> list[str]:
+    """The key of a ranking set's metric, if the key's first part can be one."""
+    metric = key.partition("/")[0]
+    return [config.metric_key(name, metric)] if config.is_metric(metric) else []
+
+
+def _of_untouched(store: TrialStore) -> outcomes.Outcomes:
     path = store.folder.trial(UNTOUCHED).outcomes
-    base = _read(path, scale=1.0)
-    if base is None:
+    base = outcomes.load(path)
+    if base is None or 1.0 not in base.by_scale:
         raise errors.SweepError(
             f"{path} is missing or damaged, and every trial is compared with it. Run the sweep again, which writes it "
             "anew and repeats no finished trial."
@@ -77,32 +85,30 @@ def _of_untouched(store: TrialStore) -> BySet:
     return base
 
 
-def _read(path: Path, scale: float) -> BySet | None:
-    """Outcomes at one scale, or `None` where they cannot be read."""
+def _read(path: Path, base: outcomes.Outcomes, scale: float) -> ByKey | None:
+    """What a trial's outcomes at one scale say, or `None` where they cannot be read."""
     stored = outcomes.load(path)
-    return None if stored is None else stored.by_scale.get(scale)
+    if stored is None or scale not in stored.by_scale:
+        return None
+    read = {key: stored.evidence(key, scale, base) for key in stored.by_scale[scale]}
+    return {key: one for key, one in read.items() if one is not None}
 
 
-def _verdicts(sweep: config.Sweep, record: TrialRecord, base: BySet, changed: BySet, drawn: BySet) -> TrialVerdicts:
+def _verdicts(sweep: config.Sweep, record: TrialRecord, changed: ByKey, drawn: Drawn) -> TrialVerdicts:
     """Whether a trial is feasible and significantly better, on its sets and on replicates of them."""
-    guard, objective = sweep.constraint.data, sweep.search.objective
+    guards, objective = sweep.constraint.guarded, sweep.search.gain.key
     return TrialVerdicts(
         mask=str(record.config.get("freeze", sweep.train.freeze)),
         rate=float(record.config["learning_rate"]),
         feasible=record.feasible,
         significant=record.metrics["p_value"] < SIGNIFICANT and (record.gain or 0.0) > 0,
         feasible_draws=bootstrap.feasible(
-            _as_pairs(base[guard]), _as_pairs(changed[guard]), drawn[guard][:EDGE_REPLICATES], sweep.constraint
+            [evidence.Guarded(guard, changed[guard.key]) for guard in guards],
+            [drawn[guard.key][:EDGE_REPLICATES] for guard in guards],
+            sweep.constraint.alpha,
         ),
-        significant_draws=bootstrap.significant(
-            base[objective], changed[objective], drawn[objective][:EDGE_REPLICATES], SIGNIFICANT
-        ),
+        significant_draws=bootstrap.significant(changed[objective], drawn[objective][:EDGE_REPLICATES], SIGNIFICANT),
     )
-
-
-def _as_pairs(outcome: Tensor) -> Tensor:
-    """Outcomes as `[n, comparison, language, language]`; a triplet set has one of each."""
-    return outcome if outcome.dim() > 1 else outcome[:, None, None, None]
 
 
 def _of_winner(store: TrialStore) -> tuple[dict[str, bootstrap.Interval], dict[str, bootstrap.Interval]]:
@@ -119,13 +125,14 @@ def _of_winner(store: TrialStore) -> tuple[dict[str, bootstrap.Interval], dict[s
 
 
 def _of_candidate(untouched: Path, trial: Path, scale: float, seed: int) -> dict[str, bootstrap.Interval]:
-    base, changed = _read(untouched, scale=1.0), _read(trial, scale)
-    return {} if base is None or changed is None else _intervals(base, changed, _replicates(base, seed))
+    base = outcomes.load(untouched)
+    changed = None if base is None or 1.0 not in base.by_scale else _read(trial, base, scale)
+    return {} if base is None or changed is None else _intervals(changed, _replicates(base.by_scale[1.0], seed))
 
 
-def _replicates(base: BySet, seed: int) -> dict[str, Tensor]:
-    return {name: bootstrap.replicates(len(outcome), seed) for name, outcome in base.items()}
+def _replicates(base: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    return {key: bootstrap.replicates(len(values), seed) for key, values in base.items()}
 
 
-def _intervals(base: BySet, changed: BySet, drawn: BySet) -> dict[str, bootstrap.Interval]:
-    return {name: bootstrap.improvement(base[name], changed[name], drawn[name]) for name in base}
+def _intervals(changed: ByKey, drawn: Drawn) -> dict[str, bootstrap.Interval]:
+    return {key: bootstrap.improvement(one, drawn[key]) for key, one in changed.items()}

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from adiabatic_ray.evaluate import discordance, significance
+from adiabatic_ray.evaluate.evidence import COMPARISONS
 
 CROSS = "0.25"
 
@@ -57,7 +58,7 @@ def _cross_out(figure: Figure, cells: npt.NDArray[np.bool_]) -> None:
 def _maps(values: Cells, languages: Sequence[str], title: str, scale: dict[str, Any], label: str) -> Figure:
     figure = Figure(figsize=(11.5, 6), layout="constrained")
     panels = figure.subplots(1, len(values), sharey=True)
-    for axes, cells, comparison in zip(panels, values, discordance.COMPARISONS, strict=True):
+    for axes, cells, comparison in zip(panels, values, COMPARISONS, strict=True):
         image = axes.imshow(cells, **scale)
         axes.set_xticks(range(len(languages)), languages, rotation=90 if len(languages) > 8 else 0)
         axes.set_yticks(range(len(languages)), languages)

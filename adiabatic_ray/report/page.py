@@ -16,7 +16,7 @@ import jinja2
 from adiabatic_ray import storage
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report import figures, pictures, tables
-from adiabatic_ray.report.assurance import Assurance, way_out
+from adiabatic_ray.report.assurance import Assurance, gain_test, way_out
 from adiabatic_ray.report.evidence import Evidence, gather
 from adiabatic_ray.report.importances import Importances
 from adiabatic_ray.report.predictions import Predictions
@@ -53,8 +53,10 @@ def write_from(store: TrialStore, evidence: Evidence, shares: Importances) -> li
     content = _template().render(
         folder=store.folder,
         sweep=store.sweep,
-        objective=store.sweep.search.objective,
-        guard=store.sweep.constraint.data,
+        objective=store.sweep.search.gain.key,
+        guard=" and ".join(guard.key for guard in store.sweep.constraint.guarded),
+        guards=store.sweep.constraint.guarded,
+        gain_test=gain_test(store.sweep.search.gain),
         summary=summarise(store.sweep, records, evidence),
         assurance=Assurance.of(store, best(records)),
         way_out=way_out(store),

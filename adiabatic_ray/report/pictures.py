@@ -55,29 +55,32 @@ def draw(
 
 
 def _heat_maps(store: TrialStore, winner: TrialRecord | None) -> Picture:
-    """The winner's improvement on each pair of languages of the guarded set, at the scale that is handed over."""
+    """The winner's improvement on each pair of languages of the guarded XNLI set, at the scale that is handed over."""
     if winner is None or winner.candidate is None:
         return Picture(reason="nothing handed over")
-    guard, scale = store.sweep.constraint.data, winner.candidate.scale
+    scale = winner.candidate.scale
     stored = {number: outcomes.load(store.folder.trial(number).outcomes) for number in (UNTOUCHED, winner.number)}
     untouched, trial = stored[UNTOUCHED], stored[winner.number]
     if untouched is None or trial is None:
         damaged = UNTOUCHED if untouched is None else winner.number
         return Picture(reason="outcomes of a trial unreadable", numbers={"trial": damaged})
-    base, changed = untouched.by_scale.get(1.0, {}).get(guard), trial.by_scale.get(scale, {}).get(guard)
-    if base is None or changed is None or base.shape != changed.shape:
+    guards = [guard.key for guard in store.sweep.constraint.guarded]
+    of_guards = {guard: trial.evidence(guard, scale, untouched) for guard in guards}
+    if any(one is None or one.base.shape != one.tuned.shape for one in of_guards.values()):
         return Picture(reason="outcomes not kept")
-    if base.dim() != 4:
+    in_pairs = ((guard, one) for guard, one in of_guards.items() if one is not None and one.base.dim() == 4)
+    guard, of_pairs = next(in_pairs, ("", None))
+    if of_pairs is None:
         return Picture(reason="no pairs of languages")
     title = f"Improvement on {guard} of trial {winner.number}, scale {scale:g}"
-    figure = heat_maps.improvement(base, changed, untouched.languages[guard], title)
-    return Picture(figure, numbers={"premises": len(base)})
+    figure = heat_maps.improvement(of_pairs.base, of_pairs.tuned, of_pairs.languages, title)
+    return Picture(figure, numbers={"premises": len(of_pairs)})
 
 
 def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Evidence) -> dict[str, Picture]:
     """The improvement curves of the freezing masks, and what became of the same trials."""
     shown = [record for record in figures.measured(records) if "learning_rate" in record.config]
-    rates = Picture(curves.outcomes(shown, sweep.search.objective)) if shown else NOTHING_MEASURED
+    rates = Picture(curves.outcomes(shown, sweep.search.gain.key)) if shown else NOTHING_MEASURED
     if "learning_rate" not in sweep.search.space:
         return {"curves": Picture(reason="rate not searched"), "rates": rates}
     if not shown:
@@ -93,14 +96,14 @@ def _profiles(sweep: config.Sweep, records: Sequence[TrialRecord], winner: Trial
     """Gain and constraint of the best trials over the scale."""
     if not profiles.profiled(records):
         return Picture(reason="no profiles")
-    return Picture(profiles.over_scale(records, sweep.search.objective, winner))
+    return Picture(profiles.over_scale(records, sweep.search.gain.key, winner))
 
 
 def _of_search(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> dict[str, Picture]:
     """The figures of all measured trials together."""
     if not figures.measured(records):
         return dict.fromkeys(("worst_language", "history", "parallel"), NOTHING_MEASURED)
-    objective = sweep.search.objective
+    objective = sweep.search.gain.key
     return {
         "worst_language": Picture(trade.gain_against_worst_language(records, objective, winner)),
         "history": Picture(history.gains(records, objective)),

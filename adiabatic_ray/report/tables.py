@@ -53,11 +53,7 @@ def _selection(record: TrialRecord) -> dict[str, float | None]:
 
 def _bounds(record: TrialRecord) -> dict[str, float | None]:
     """How much worse the candidate can be, as confirmation shows: overall, and in the worst language."""
-    bounds = record.bounds
-    return {
-        "confirmation_bound": bounds.pop("overall", None),
-        "confirmation_bound_language": max(bounds.values(), default=None),
-    }
+    return {"confirmation_bound": record.overall_bound, "confirmation_bound_language": record.language_bound}
 
 
 def _repeats(record: TrialRecord) -> dict[str, float | None]:

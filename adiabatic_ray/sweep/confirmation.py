@@ -71,7 +71,7 @@ def _repeating(sweep: config.Sweep, configs: Sequence[Config], chosen: Sequence[
         evaluate=config.Evaluate(selection=sweep.evaluate.confirmation, scales=sorted(scales - {1.0})),
         budget=config.Budget(failed_trials=sweep.budget.failed_trials, stop_harmful=False, confirm=1),
         search=config.Search(
-            objective=sweep.search.objective,
+            objective=sweep.search.gain,
             method="grid",
             space={"seed": [one["seed"] for one in configs]},
             candidates="whole",

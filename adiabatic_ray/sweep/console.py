@@ -258,7 +258,7 @@ def _candidate_cells(record: TrialRecord) -> list[str]:
 
 def _confirmation_cells(record: TrialRecord) -> list[str]:
     """The gain on the confirmation sets, and the upper bound of the overall degradation there."""
-    return [_number(record.confirmation.get("gain"), "+.2f"), _number(record.bounds.get("overall"), "+.2f")]
+    return [_number(record.confirmation.get("gain"), "+.2f"), _number(record.overall_bound, "+.2f")]
 
 
 def _number(value: float | None, form: str) -> str:

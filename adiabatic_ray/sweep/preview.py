@@ -11,7 +11,7 @@ import torch
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sources, triplets
-from adiabatic_ray.data.sets import DataSet, Triplets, Xnli
+from adiabatic_ray.data.sets import DataSet, Ranking
 from adiabatic_ray.evaluate import embedded_data, power
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, freezing
@@ -92,27 +92,30 @@ def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data 
 
 
 def _power_lines(sweep: config.Sweep, data: embedded_data.Data, model: encoder.Encoder) -> Iterator[str]:
-    """What the confirmation sets can prove, from a sample of the guarded set."""
-    guard = data.confirmation.get(sweep.constraint.data)
-    if guard is None:
+    """What the confirmation sets can prove, from a sample of each guarded set."""
+    if not data.confirmation:
         yield "guarantee: none, since there are no confirmation sets; the gain of the winner will look too large"
         return
-    assert isinstance(guard, Triplets | Xnli)
-    provable = power.smallest_margins(guard, model, sweep.constraint)
-    language = "" if provable.language is None else f", and {provable.language:.2g}% in every language"
-    yield (
-        f"guarantee: with {len(guard):,} {guard.unit} of {guard.name} an encoder that harms nobody passes with a "
-        f"probability of 80% where it may be {provable.overall:.2g}% worse overall{language}"
-    )
-    for key, allowed, smallest in (
-        ("margin", sweep.constraint.margin, provable.overall),
-        ("language_margin", sweep.constraint.margin_by_language, provable.language),
-    ):
-        if smallest is not None and allowed < smallest:
-            yield (
-                f"  WARNING: `constraint.{key}` is {allowed:g}%, less than that: a harmless encoder may well fail. "
-                f"Confirm on more {guard.unit}, or allow more"
-            )
+    for guard in sweep.constraint.guarded:
+        guarded = data.confirmation[guard.data]
+        if isinstance(guarded, Ranking):
+            yield f"guarantee: what the {len(guarded):,} queries of {guard.key} can prove is not known before the start"
+            continue
+        provable = power.smallest_margins(guarded, model, sweep.constraint.alpha)
+        language = "" if provable.language is None else f", and {provable.language:.2g}% in every language"
+        yield (
+            f"guarantee: with {len(guarded):,} {guarded.unit} of {guard.data} an encoder that harms nobody passes with "
+            f"a probability of 80% where it may be {provable.overall:.2g}% worse overall{language}"
+        )
+        for key, allowed, smallest in (
+            ("margin", guard.margin, provable.overall),
+            ("language_margin", guard.margin_by_language, provable.language),
+        ):
+            if smallest is not None and allowed < smallest:
+                yield (
+                    f"  WARNING: `constraint.{key}` is {allowed:g}%, less than that: a harmless encoder may well fail. "
+                    f"Confirm on more {guarded.unit}, or allow more"
+                )
 
 
 def _mask_lines(mask: str, model: encoder.Encoder) -> Iterator[str]:
@@ -154,7 +157,7 @@ def _time(sweep: config.Sweep, plan: resources.Plan, data: embedded_data.Data, m
     torch.set_num_threads(max(1, int(plan.cpus)))
     try:
         settings = _heaviest(sweep)
-        per_query = _seconds_per_text(model, data.selection[sweep.search.objective].queries, "query")
+        per_query = _seconds_per_text(model, data.selection[sweep.search.gain.data].queries, "query")
         per_passage = _seconds_per_text(model, data.train.passages, "passage")
         per_step = _seconds_per_step(model, data, settings)
     finally:

@@ -133,7 +133,7 @@ class SweepRun:
         self.console.progress("writing the report")
         report = page.write(self.store)
         self.console.clear()
-        self.console.leaderboard(self.store.records.values(), self.sweep.search.objective)
+        self.console.leaderboard(self.store.records.values(), self.sweep.search.gain.key)
         self.console.progress("bringing MLflow up to date")
         exported = self.store.folder.best if winner is not None and handover.holds(self.store, winner) else None
         verdict = " ".join(closing.verdict(self.store, winner, status))

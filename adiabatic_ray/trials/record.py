@@ -189,10 +189,23 @@ class TrialRecord:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """How much worse the candidate can be, in percent, as `tested` shows: by group (`overall` or a language)."""
+        """How much worse the candidate can be, in percent, as `tested` shows: by group (`overall` or a language).
+
+        Where there are several guards, the guard is named before the group: `xnli/overall`.
+        """
         bounds = {key.removeprefix("bound/"): v for key, v in self.confirmation.items() if key.startswith("bound/")}
         bounds.pop("evidence", None)
         return bounds
+
+    @property
+    def overall_bound(self) -> float | None:
+        """The largest bound of everything on a guarded set."""
+        return max((v for name, v in self.bounds.items() if name.rpartition("/")[2] == "overall"), default=None)
+
+    @property
+    def language_bound(self) -> float | None:
+        """The largest bound of a language on a guarded set."""
+        return max((v for name, v in self.bounds.items() if name.rpartition("/")[2] != "overall"), default=None)
 
     @property
     def confirmed(self) -> bool | None:

@@ -59,8 +59,7 @@ def benchmarks(sweep: config.Sweep) -> tuple[Encoder, Benchmark, Benchmark]:
     cache = StorageFolder.at(sweep.storage).cache
     embedded = drain(EmbeddingBuilder(model, cache).embedded_data(embedded_data.read(sweep)))[1]
     selection, confirmation = (
-        Benchmark(sets, sweep.search.objective, sweep.constraint)
-        for sets in (embedded.selection, embedded.confirmation)
+        Benchmark(sets, sweep.search.gain, sweep.constraint) for sets in (embedded.selection, embedded.confirmation)
     )
     return model, selection, confirmation
 

@@ -20,6 +20,25 @@ def test_texts_are_numbered_in_the_order_in_which_they_come_first() -> None:
     assert list(known) == ["b", "a", "", "c"]
 
 
+def test_triplets_are_ranked_once_a_query() -> None:
+    triplets = Triplets(
+        name="t",
+        queries=["a", "b", "c"],
+        passages=["d", "e", "f"],
+        query=np.array([2, 0, 2]),
+        positive=np.array([0, 1, 1]),
+        negative=np.array([1, 2, 2]),
+        languages=["de", "en"],
+        language=np.array([1, 0, 1]),
+    )
+    ranking = sets.as_ranking(triplets)
+    assert (ranking.queries, ranking.passages) == (["a", "c"], ["d", "e", "f"])
+    assert ranking.judgements == [{1: 1}, {0: 1, 1: 1}]
+    assert ranking.language is not None
+    assert ranking.language.tolist() == [0, 1]
+    assert ranking.identical.tolist() == [-1, -1]
+
+
 @pytest.mark.parametrize(
     ("data", "length"),
     [

@@ -398,3 +398,66 @@ def test_real_layouts(real_data: Path) -> None:
     assert len(load_xnli(real_data / "xnli", name="all_languages", split="test")) == 1_670
     assert len(load_triplets(real_data / "arxiv")) == 6_000
     assert len(load_ranking(real_data / "dl19")) == 43
+
+
+def test_triplets_may_have_languages(tmp_path: Path) -> None:
+    rows = [{**row, "language": language} for row, language in zip(ROWS, ["sw", "en", "sw", "ar"], strict=True)]
+    data = load_triplets(write(tmp_path / "t.jsonl", rows))
+    assert data.languages == ["ar", "en", "sw"]
+    assert data.language is not None
+    assert [data.languages[i] for i in data.language] == ["sw", "en", "sw", "ar"]
+    some = load_triplets(tmp_path / "t.jsonl", languages=["sw", "ar"])
+    assert (some.languages, [some.queries[i] for i in some.query]) == (["ar", "sw"], ["q0", "q2", "q3"])
+    plain = load_triplets(write(tmp_path / "plain.jsonl", ROWS))
+    assert (plain.languages, plain.language) == ([], None)
+    with pytest.raises(errors.DataError, match=r"lacks the languages \['fr'\]; it has \['ar', 'en', 'sw'\]"):
+        load_triplets(tmp_path / "t.jsonl", languages=["fr"])
+
+
+def in_language(folder: Path, word: str, count: int, **column: list[str]) -> Path:
+    """A BEIR folder of `count` queries, each answered by the passage of its number."""
+    folder.mkdir(parents=True)
+    numbers = range(count)
+    write(folder / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": f"{word} passage {i}"} for i in numbers])
+    write(
+        folder / "queries.jsonl",
+        [{"_id": f"q{i}", "text": f"{word} query {i}", **{key: v[i] for key, v in column.items()}} for i in numbers],
+    )
+    qrels = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in numbers]
+    write(folder / "qrels.tsv", qrels)
+    return folder
+
+
+def test_queries_of_a_beir_folder_may_have_languages(tmp_path: Path) -> None:
+    folder = in_language(tmp_path / "b", "any", 3, language=["sw", "en", "sw"])
+    data = load_ranking(folder)
+    assert data.language is not None
+    assert [data.languages[i] for i in data.language] == ["sw", "en", "sw"]
+    assert data.ranges is None  # all languages are searched for in one corpus
+    assert load(folder, sets.Ranking, languages=["en"]).queries == ["any query 1"]
+
+
+def test_a_folder_of_beir_folders_is_one_set_in_several_languages(tmp_path: Path) -> None:
+    in_language(tmp_path / "miracl" / "bn", "bn", 2)
+    in_language(tmp_path / "miracl" / "ar", "ar", 3)
+    data = load_ranking(tmp_path / "miracl")
+    assert data.languages == ["ar", "bn"]
+    assert data.language is not None
+    assert data.language.tolist() == [0, 0, 0, 1, 1]
+    assert data.ranges is not None
+    assert data.ranges.tolist() == [[0, 3]] * 3 + [[3, 5]] * 2
+    for query, judged in zip(data.queries, data.judgements, strict=True):
+        assert [data.passages[row] for row in judged] == [query.replace("query", "passage")]
+    one = load(tmp_path / "miracl", sets.Ranking, languages=["bn"])
+    assert (one.languages, len(one)) == (["bn"], 2)
+    with pytest.raises(errors.DataError, match=r"lacks the languages \['fr'\]; it has \['ar', 'bn'\]"):
+        load(tmp_path / "miracl", sets.Ranking, languages=["fr"])
+
+
+def test_a_split_of_a_beir_folder_may_name_a_part_of_its_queries(tmp_path: Path) -> None:
+    folder = in_language(tmp_path / "b", "any", 6)
+    halves = [load(folder, sets.Ranking, split=split) for split in ("test[:50%]", "test[50%:]")]
+    assert [half.queries for half in halves] == [[f"any query {i}" for i in part] for part in (range(3), range(3, 6))]
+    assert halves[0].passages == halves[1].passages
+    with pytest.raises(errors.DataError, match=r"`split` 'test\[half\]' is not in the hub's notation"):
+        load(folder, sets.Ranking, split="test[half]")

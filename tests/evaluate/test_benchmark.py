@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import cache, sets
@@ -99,16 +101,23 @@ def test_triplets_can_be_guarded_too(tmp_path: Path, data: dict[str, sets.DataSe
     bench = Benchmark([evaluation_set(tmp_path, data["t"])], "t", config.Constraint(data="t"))
     tuned = bench.measure(lambda texts: embed(texts, shift=0.8))
     assert tuned.violation is not None
-    assert tuned.violation.worst == "negative/t/t"
+    assert tuned.violation.worst == "overall"
     assert tuned.metrics["worst_language"] == tuned.metrics["gain"]
 
 
 def test_roles_are_checked(data: dict[str, sets.DataSet]) -> None:
-    benchmark.check_roles(data, "t", config.Constraint(data="x"))
-    with pytest.raises(errors.ConfigError, match=r"search.objective: `x` must be a set of triplets, but it is XNLI"):
-        benchmark.check_roles(data, "x", config.Constraint(data="x"))
-    with pytest.raises(errors.ConfigError, match=r"constraint.data: `r` must be XNLI or triplets, but it is a ranking"):
-        benchmark.check_roles(data, "t", config.Constraint(data="r"))
+    triplets, guard = config.Objective(data="t"), config.Constraint(data="x")
+    for objective in (triplets, config.Objective(data="x"), config.Objective(data="r", metric="map")):
+        benchmark.check_roles(data, objective, guard)
+    with pytest.raises(errors.ConfigError, match=r"search.objective: `x` is an XNLI set, which has no `map`. Leave"):
+        benchmark.check_roles(data, config.Objective(data="x", metric="map"), guard)
+    with pytest.raises(errors.ConfigError, match=r"constraint.data: `r` is a ranking set, .* metric: ndcg_at_10}`"):
+        benchmark.check_roles(data, triplets, config.Constraint(data="r"))
+    for name in ("t", "r"):
+        metric = "mrr_at_10" if name == "r" else "improvement"
+        guards = [config.Guard(data=name, metric=metric, language_margin=2.0)]
+        with pytest.raises(errors.ConfigError, match=r"constraint.guards.language_margin: needs languages"):
+            benchmark.check_roles(data, triplets, config.Constraint(guards=guards))
 
 
 def test_table_of_outcomes(bench: Benchmark, tmp_path: Path) -> None:
@@ -125,3 +134,102 @@ def test_table_of_outcomes(bench: Benchmark, tmp_path: Path) -> None:
     bench.write_discordance(tmp_path / "d.csv", tuned, paired=False)
     with (tmp_path / "d.csv").open() as file:
         assert next(file).strip() == columns
+
+
+def many_rankings(seed: int) -> sets.Ranking:
+    """A ranking set of 120 queries in three languages, each judged on a few passages near it."""
+    rng = np.random.default_rng(seed)
+    passages, queries = rng.normal(size=300), rng.normal(size=120)
+    nearest = np.abs(passages[None] - queries[:, None]).argsort(1)
+    judgements = [
+        {int(row): int(rng.integers(1, 3)) for row in rng.choice(nearest[i, :12], 2, replace=False)} for i in range(120)
+    ]
+    return sets.Ranking(
+        name="q",
+        queries=[str(x) for x in queries],
+        passages=[str(x) for x in passages],
+        judgements=judgements,
+        identical=np.full(120, -1),
+        languages=["ar", "en", "sw"],
+        language=np.arange(120) % 3,
+    )
+
+
+def written_out(data: sets.Ranking, shift: Callable[[int], float]) -> np.ndarray:
+    """The reciprocal rank of the first relevant passage of each query, in a plain loop."""
+    passages = [float(text) for text in data.passages]
+    values = []
+    for i, query in enumerate(data.queries):
+        distances = [abs(float(query) + shift(i) - passage) for passage in passages]  # of angles
+        ranked = sorted(range(len(passages)), key=lambda row: -math.cos(distances[row]))[:10]
+        ranks = [rank for rank, row in enumerate(ranked, start=1) if data.judgements[i].get(row, 0) > 0]
+        values.append(1 / ranks[0] if ranks else 0.0)
+    return np.array(values)
+
+
+MRR = config.Objective(data="q", metric="mrr_at_10")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_ranking_metric_is_gain_and_guard(tmp_path: Path, data: dict[str, sets.DataSet], seed: int) -> None:
+    ranked = many_rankings(seed)
+    guards = [config.Guard(data="x"), config.Guard(data="q", metric="mrr_at_10", margin=20.0, language_margin=60.0)]
+    sets_ = [evaluation_set(tmp_path, one) for one in (ranked, data["x"])]
+    bench = Benchmark(sets_, MRR, config.Constraint(guards=guards))
+    metrics = bench.measure(lambda texts: embed(texts, shift=0.01)).metrics
+    before, after = written_out(ranked, lambda _: 0.0), written_out(ranked, lambda _: 0.01)
+    assert metrics["mrr_at_10/q"] == pytest.approx(after.mean(), abs=1e-6)
+    assert metrics["gain"] == pytest.approx(100 * (after.sum() / before.sum() - 1), abs=1e-4)
+    swahili = slice(2, None, 3)
+    expected = 100 * (after[swahili].sum() / before[swahili].sum() - 1)
+    assert metrics["improvement/mrr_at_10/q/sw"] == pytest.approx(expected, abs=1e-4)
+    mean = stats.permutation_test(
+        (after - before,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(0)
+    )
+    assert metrics["p_value"] == pytest.approx(mean.pvalue, abs=0.02)
+    assert {key for key in metrics if key.startswith("bound/") and key.endswith("overall")} == {
+        "bound/x/overall",
+        "bound/mrr_at_10/q/overall",
+    }
+
+
+def test_harm_in_one_language_of_one_ranking_guard_is_found_and_named(
+    tmp_path: Path, data: dict[str, sets.DataSet]
+) -> None:
+    ranked = many_rankings(0)
+    harmed = set(ranked.queries[2::3])  # all in Swahili
+
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        return torch.stack([embed([text], 0.6 if text in harmed else 0.0)[0] for text in texts])
+
+    sets_ = [evaluation_set(tmp_path, one) for one in (ranked, data["t"])]
+    triplets = config.Guard(data="t", margin=90.0)
+    both = [triplets, config.Guard(data="q", metric="mrr_at_10", margin=90.0, language_margin=3.0)]
+    found = Benchmark(sets_, MRR, config.Constraint(guards=both)).measure(encode)
+    assert found.violation is not None
+    assert found.verdict is not None
+    assert not found.violation.feasible
+    assert found.violation.worst == "mrr_at_10/q/sw"
+    assert "on mrr_at_10/q, sw may be" in found.verdict.failure
+    without = Benchmark(sets_, MRR, config.Constraint(guards=[triplets])).measure(encode)
+    assert without.violation is not None
+    assert without.violation.feasible
+
+
+def test_a_line_predicts_rankings_without_searching(tmp_path: Path) -> None:
+    ranked = many_rankings(1)
+    bench = Benchmark(
+        [evaluation_set(tmp_path, ranked)],
+        MRR,
+        config.Constraint(guards=[config.Guard(data="q", metric="mrr_at_10")]),
+    )
+    low, high = bench.untouched(), bench.measure(lambda texts: embed(texts, shift=0.05))
+    predict = bench.line(low, high)
+    for share in (0.25, 0.5, 0.9, 1.0):
+        mixed = bench.measure(
+            lambda texts, share=share: torch.nn.functional.normalize(
+                torch.lerp(embed(texts), embed(texts, shift=0.05), share), dim=-1
+            )
+        )
+        assert predict(share).metrics["gain"] == pytest.approx(mixed.metrics["gain"], abs=0.5)
+        assert predict(share).metrics["constraint"] == pytest.approx(mixed.metrics["constraint"], abs=0.2)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from adiabatic_ray import config
-from adiabatic_ray.evaluate import bootstrap, significance
+from adiabatic_ray.evaluate import bootstrap
+from adiabatic_ray.evaluate.evidence import Evidence
+from tests import guards
 from tests.simulation import NAMES, SETTINGS, paired, pairs
 
 
@@ -24,14 +26,14 @@ def test_intervals_cover_a_known_effect(clustered: bool) -> None:
             base, tuned = pairs(400, repetition)
         else:
             base, tuned = paired(1000, generator, fixed=0.2, broken=0.05)
-        interval = bootstrap.improvement(base, tuned, bootstrap.replicates(len(base), repetition, count=600))
+        interval = bootstrap.improvement(Evidence(base, tuned), bootstrap.replicates(len(base), repetition, count=600))
         covered += interval.low <= truth <= interval.high
     assert 930 <= covered <= 970
 
 
 def test_an_interval_agrees_with_scipys() -> None:
     base, tuned = paired(500, torch.Generator().manual_seed(1), fixed=0.2, broken=0.05)
-    ours = bootstrap.improvement(base, tuned, bootstrap.replicates(500, 0, count=5000))
+    ours = bootstrap.improvement(Evidence(base, tuned), bootstrap.replicates(500, 0, count=5000))
 
     def statistic(before: Tensor, after: Tensor) -> float:
         return float(100 * (before.sum() - after.sum()) / before.sum())
@@ -46,8 +48,12 @@ def test_an_interval_agrees_with_scipys() -> None:
 
 def test_nothing_changed_is_certain() -> None:
     base = torch.tensor([True, False, True, False])
-    assert bootstrap.improvement(base, base, bootstrap.replicates(4, 0)) == bootstrap.Interval(0.0, 0.0, 0.0)
-    assert not bootstrap.significant(base, base, bootstrap.replicates(4, 0), 0.05).any()
+    assert bootstrap.improvement(Evidence(base, base), bootstrap.replicates(4, 0)) == bootstrap.Interval(0.0, 0.0, 0.0)
+    assert not bootstrap.significant(Evidence(base, base), bootstrap.replicates(4, 0), 0.05).any()
+
+
+def feasible(base: Tensor, tuned: Tensor, drawn: Tensor, settings: config.Constraint) -> Tensor:
+    return bootstrap.feasible([guards.guarded(base, tuned, NAMES, settings)], [drawn], settings.alpha)
 
 
 @pytest.mark.parametrize("harm", [0.0, 0.04, 0.1])
@@ -56,9 +62,9 @@ def test_feasibility_in_replicates_is_that_in_fresh_samples(harm: float) -> None
     fresh, replicated = [], []
     for seed in range(60):
         base, tuned = pairs(400, seed, harm)
-        fresh.append(significance.violation(base, tuned, NAMES, SETTINGS).feasible)
+        fresh.append(guards.violation(base, tuned, NAMES, SETTINGS).feasible)
         drawn = bootstrap.replicates(len(base), seed, count=200)
-        replicated.append(float(bootstrap.feasible(base, tuned, drawn, SETTINGS).float().mean()))
+        replicated.append(float(feasible(base, tuned, drawn, SETTINGS).float().mean()))
     share, mean = sum(fresh) / len(fresh), sum(replicated) / len(replicated)
     assert abs(share - mean) < 0.2
     assert (share > 0.8, share < 0.2) == {0.0: (True, False), 0.04: (False, False), 0.1: (False, True)}[harm]
@@ -68,8 +74,12 @@ def test_all_levels_are_bootstrapped() -> None:
     base, tuned = pairs(200, 0, harm=0.5)
     for level in ("pair", "language", "overall"):
         settings = config.Constraint(data="xnli", level=level)  # type: ignore[arg-type]
-        assert not bootstrap.feasible(base, tuned, bootstrap.replicates(200, 0), settings).any()
-        assert bootstrap.feasible(base, base, bootstrap.replicates(200, 0), settings).all()
+        assert not bootstrap.feasible(
+            [guards.guarded(base, tuned, NAMES, settings)], [bootstrap.replicates(200, 0)], settings.alpha
+        ).any()
+        assert bootstrap.feasible(
+            [guards.guarded(base, base, NAMES, settings)], [bootstrap.replicates(200, 0)], settings.alpha
+        ).all()
 
 
 def test_significance_in_replicates() -> None:
@@ -79,5 +89,5 @@ def test_significance_in_replicates() -> None:
     for fixed, low, high in ((100, 1.0, 1.0), (4, 0.3, 0.7), (0, 0.0, 0.0)):
         tuned = base.clone()
         tuned[:fixed] = False
-        share = float(bootstrap.significant(base, tuned, bootstrap.replicates(1000, 0), 0.05).float().mean())
+        share = float(bootstrap.significant(Evidence(base, tuned), bootstrap.replicates(1000, 0), 0.05).float().mean())
         assert low <= share <= high, (fixed, share)

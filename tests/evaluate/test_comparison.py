@@ -132,7 +132,9 @@ def test_the_numbers_are_the_command_lines(
         assert told.loc[("questions", "pnd"), "p_value"] == triplets["p_value"]
         change = told.loc[("beir", "ndcg_at_10"), "value"] - told.loc[("beir", "ndcg_at_10"), "base"]
         assert change == pytest.approx(ranking["ndcg_at_10_change"])
-        assert told.loc["beir"][["improvement", "p_value"]].isna().all(axis=None)
+        relative = 100 * (told.loc["beir"]["value"] / told.loc["beir"]["base"] - 1)
+        assert told.loc["beir"]["improvement"].to_list() == pytest.approx(relative.to_list(), abs=1e-3)
+        assert told.loc["beir"]["p_value"].between(0, 1).all()
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_what_was_measured_is_not_predicted(bench: Benchmark) -> None:
 def test_leads_are_those_that_outcomes_come_from(bench: Benchmark) -> None:
     measured = measure_at(bench, 0.7)(1.0)
     for name in ("t", "x"):
-        assert torch.equal(discordance.outcomes(measured.leads[name]), measured.outcomes[name])
+        assert torch.equal(discordance.outcomes(measured.readings[name]), measured.outcomes[name])
 
 
 def test_the_edge_is_the_best_of_all_scales(bench: Benchmark) -> None:

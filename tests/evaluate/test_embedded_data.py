@@ -37,7 +37,10 @@ def test_all_sets_are_read_as_their_kinds(data: Data) -> None:
     ("changes", "message"),
     [
         ({"train.data": {"path": "{pocket}/xnli/selection.jsonl"}}, r"train.data: .* holds no triplets to train on"),
-        ({"search.objective": "xnli"}, r"search.objective: `xnli` must be a set of triplets, but it is XNLI"),
+        (
+            {"search.objective": {"data": "xnli", "metric": "mrr_at_10"}},
+            r"search.objective: `xnli` is an XNLI set, which has no `mrr_at_10`. Leave the metric out",
+        ),
         (
             {"evaluate.selection": {"questions": {"path": "{pocket}/questions"}, "xnli": {"path": "/nowhere"}}},
             "nowhere",

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import guarantee
+from adiabatic_ray.evaluate.evidence import Evidence
 from adiabatic_ray.evaluate.guarantee import Bound, Rung, Verdict
-from tests import simulated_sweeps
+from tests import guards, simulated_sweeps
 from tests.simulated_sweeps import LANGUAGES, SETTINGS, Candidate, Sample, harmless
 
 TWO_IMAGINARY = 1 - NormalDist().cdf(2)  # of this error rate z is 2, and z^2 / 2 as well
@@ -53,7 +54,7 @@ def statistic(change: list[float], before: list[float], margin: float) -> float:
 def test_statistics_are_those_of_scipys_t_test(premises: int, candidate: Candidate) -> None:
     sample = Sample(premises, 1)
     base, tuned = sample.base, sample.tuned(candidate)
-    verdict = guarantee.test(base, tuned, LANGUAGES, settings(alpha=TWO_IMAGINARY))
+    verdict = guards.verdict(base, tuned, LANGUAGES, settings(alpha=TWO_IMAGINARY))
     assert [bound.group for bound in verdict.bounds] == ["overall", *LANGUAGES]
     assert [bound.margin for bound in verdict.bounds] == [2.0, 5.0, 5.0, 5.0, 5.0]
     for bound in verdict.bounds:
@@ -70,9 +71,9 @@ def test_statistics_are_those_of_scipys_t_test(premises: int, candidate: Candida
 def test_upper_bound_is_the_margin_that_is_just_rejected(candidate: Candidate) -> None:
     sample = Sample(100, 2)
     base, tuned = sample.base, sample.tuned(candidate)
-    verdict = guarantee.test(base, tuned, LANGUAGES, settings(alpha=TWO_IMAGINARY))
+    verdict = guards.verdict(base, tuned, LANGUAGES, settings(alpha=TWO_IMAGINARY))
     critical = stats.t.isf(TWO_IMAGINARY, 99)
-    assert verdict.critical == pytest.approx(critical)
+    assert [bound.critical for bound in verdict.bounds] == pytest.approx([critical] * len(verdict.bounds))
     for bound in verdict.bounds:
         change, before = enlarged(base, tuned, bound.group)
         low, high = bound.degradation, 1000.0
@@ -86,8 +87,8 @@ def test_passing_is_a_bound_below_the_margin() -> None:
     verdicts = [Sample(n, n).verdict(harmless(size)) for n in range(2, 300, 7) for size in (0.02, 0.1, 0.4)]
     for verdict in verdicts:
         for bound in verdict.bounds:
-            assert (bound.upper <= bound.margin) == (bound.statistic >= verdict.critical)
-            assert (bound.p_value <= verdict.alpha) == (bound.statistic >= verdict.critical)
+            assert (bound.upper <= bound.margin) == (bound.statistic >= bound.critical)
+            assert (bound.p_value <= verdict.alpha) == (bound.statistic >= bound.critical)
         assert verdict.passed == all(bound.upper <= bound.margin for bound in verdict.bounds)
         assert verdict.passed == (verdict.p_value <= verdict.alpha) == (verdict.evidence >= 0)
         assert verdict.p_value == max(bound.p_value for bound in verdict.bounds)
@@ -100,27 +101,27 @@ def test_one_language_decides() -> None:
     base[::2] = True
     tuned = base.clone()
     tuned[1:60:6, :, 2] = True  # 10 of 200 premises, in one language: 5% there, 1.25% overall
-    verdict = guarantee.test(base, tuned, LANGUAGES, settings(margin=4.0, language_margin=6.0))
+    verdict = guards.verdict(base, tuned, LANGUAGES, settings(margin=4.0, language_margin=6.0))
     assert [bound.degradation for bound in verdict.bounds] == pytest.approx([1.25, 0, 0, 5, 0])
     assert not verdict.passed
     assert min(verdict.bounds, key=lambda bound: bound.statistic).group == "l2"
-    assert guarantee.test(base, tuned, LANGUAGES, settings(margin=4.0, language_margin=12.0)).passed
+    assert guards.verdict(base, tuned, LANGUAGES, settings(margin=4.0, language_margin=12.0)).passed
 
 
 def test_triplets_have_the_overall_bound_alone() -> None:
     base = torch.arange(2000) % 4 == 0
-    verdict = guarantee.test(base, base, [], settings())
+    verdict = guards.verdict(base, base, [], settings())
     assert [bound.group for bound in verdict.bounds] == ["overall"]
     assert verdict.passed
     worse = base | (torch.arange(2000) % 40 == 1)  # 10% more
-    assert not guarantee.test(base, worse, [], settings(margin=9.0)).passed
+    assert not guards.verdict(base, worse, [], settings(margin=9.0)).passed
 
 
 def test_nothing_changed_is_no_proof_in_a_small_set() -> None:
     """Of `n` triplets of which half are discordant the rule of three rules out harm of 3 triplets, not of less."""
     for n in (10, 100, 1000):
         base = torch.arange(n) % 2 == 0
-        (bound,) = guarantee.test(base, base, [], settings()).bounds
+        (bound,) = guards.verdict(base, base, [], settings()).bounds
         assert 3.0 <= bound.upper / 100 * n / 2 <= 4.5
         assert bound.degradation == 0
 
@@ -129,21 +130,21 @@ def test_nothing_changed_is_no_proof_in_a_small_set() -> None:
 def test_a_group_without_discordant_outcomes_proves_nothing(broken: int) -> None:
     sample = Sample(2000, 5)
     base, tuned = sample.base.clone(), sample.tuned(harmless(0.01))
-    assert guarantee.test(base, tuned, LANGUAGES, settings()).passed
+    assert guards.verdict(base, tuned, LANGUAGES, settings()).passed
     base[:, :, 1], tuned[:, :, 1] = False, False
     tuned[:broken, 0, 1, 0] = True
-    verdict = guarantee.test(base, tuned, LANGUAGES, settings(language_margin=1e6))
+    verdict = guards.verdict(base, tuned, LANGUAGES, settings(language_margin=1e6))
     bound = verdict.bounds[2]
     assert (bound.group, bound.upper, bound.degradation) == ("l1", math.inf, math.inf if broken else 0.0)
     assert bound.statistic <= 0
     assert not verdict.passed
-    assert guarantee.premises_needed(verdict, 2000) is None
+    assert guarantee.times_needed(verdict) is None
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_few_premises_prove_nothing(n: int) -> None:
     sample = Sample(n, 0)
-    verdict = guarantee.test(sample.base, sample.base, LANGUAGES, settings())
+    verdict = guards.verdict(sample.base, sample.base, LANGUAGES, settings())
     assert not verdict.passed
     assert 0 < verdict.p_value <= 1
 
@@ -156,7 +157,7 @@ def test_error_rate_at_the_margin(premises: int, noise: float) -> None:
     candidate = Candidate(0, 1.0, noise, (settings.margin,) * len(LANGUAGES), 0.0)
     samples = [Sample(premises, seed) for seed in range(1000)]
     pairs = [(sample.base, sample.tuned(candidate)) for sample in samples]
-    verdicts = [guarantee.test(base, tuned, LANGUAGES, settings) for base, tuned in pairs]
+    verdicts = [guards.verdict(base, tuned, LANGUAGES, settings) for base, tuned in pairs]
     p_values = np.array([[bound.p_value for bound in verdict.bounds] for verdict in verdicts])
     errors, allowed = (p_values <= 0.05).mean(0), 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(samples))
     assert (errors <= allowed).all()
@@ -226,12 +227,13 @@ def drawn(base: Tensor, tuned: Tensor, n: int, seed: int) -> tuple[Tensor, Tenso
 def test_premises_needed_let_a_candidate_pass(noise: float) -> None:
     sample, candidate = Sample(100, 6), harmless(noise)
     base, tuned = sample.base, sample.tuned(candidate)
-    needed = guarantee.premises_needed(sample.verdict(candidate), 100)
-    assert needed is not None
+    times = guarantee.times_needed(sample.verdict(candidate))
+    assert times is not None
+    needed = round(100 * times)
 
     def passes(n: int) -> float:
         pairs = [drawn(base, tuned, n, seed) for seed in range(200)]
-        return sum(guarantee.test(*pair, LANGUAGES, SETTINGS).passed for pair in pairs) / len(pairs)
+        return sum(guards.verdict(*pair, LANGUAGES, SETTINGS).passed for pair in pairs) / len(pairs)
 
     assert 0.75 <= passes(needed) <= 0.97
     assert passes(needed // 2) < 0.75
@@ -239,27 +241,25 @@ def test_premises_needed_let_a_candidate_pass(noise: float) -> None:
 
 def verdict_of(degradation: float, statistic: float, margin: float = 2.0) -> Verdict:
     error = (margin - degradation - 0.1) / statistic
-    bound = Bound("overall", margin, degradation, 0.1, error, degradation + 1.645 * error, statistic, 0.5)
-    return Verdict((bound,), 0.05, 1.645)
+    bound = Bound("overall", margin, degradation, 0.1, error, degradation + 1.645 * error, statistic, 0.5, 1.645, 300)
+    return Verdict((bound,), 0.05)
 
 
 def needed(verdict: Verdict, power: float = 0.8) -> int:
-    premises = guarantee.premises_needed(verdict, 300, power)
-    assert premises is not None
-    return premises
+    times = guarantee.times_needed(verdict, power)
+    assert times is not None
+    return round(300 * times)
 
 
 def test_premises_needed_by_the_degradation() -> None:
-    assert guarantee.premises_needed(verdict_of(2.0, -0.5), 300) is None
-    assert guarantee.premises_needed(verdict_of(2.5, -1.5), 300) is None
-    assert (
-        guarantee.premises_needed(verdict_of(1.9999999, -0.5), 300) is None
-    )  # a plan for more premises than there are
+    assert guarantee.times_needed(verdict_of(2.0, -0.5)) is None
+    assert guarantee.times_needed(verdict_of(2.5, -1.5)) is None
+    assert guarantee.times_needed(verdict_of(1.9999999, -0.5)) is None  # a plan for more premises than there are
     # (1.645 + 0.842)^2 = 6.18 times as many for a statistic of 1, fewer since the correction shrinks
     assert needed(verdict_of(1.0, 1.0)) == pytest.approx(6.18 * 300 * 0.9**2, rel=0.05)
     assert needed(verdict_of(1.0, 0.5)) > needed(verdict_of(1.0, 1.0)) > needed(verdict_of(1.0, 2.0))
     assert needed(verdict_of(1.0, 1.0), power=0.95) > needed(verdict_of(1.0, 1.0))
-    both = Verdict(verdict_of(1.0, 1.0).bounds + verdict_of(1.0, 0.8).bounds, 0.05, 1.645)
+    both = Verdict(verdict_of(1.0, 1.0).bounds + verdict_of(1.0, 0.8).bounds, 0.05)
     assert needed(both) > needed(verdict_of(1.0, 0.8))
 
 
@@ -278,13 +278,17 @@ def test_harmless_encoders_pass_the_smallest_margins_as_often_as_promised() -> N
     overall, language = 0, 0
     for seed in range(20):
         known = Sample(200, 10_000 + seed)
-        margins = guarantee.smallest_margins(known.base, [known.tuned(c) for c in noisy], SETTINGS)
+        margins = guarantee.smallest_margins([evidence(known.base, known.tuned(c)) for c in noisy], SETTINGS.alpha)
         for fresh in range(40):
             bounds = Sample(200, seed * 40 + fresh).verdict(harmless(0.1)).bounds
             overall += bounds[0].upper <= margins.overall
             language += max(bound.upper for bound in bounds[1:]) <= (margins.language or 0)
     assert overall / 800 == pytest.approx(0.8, abs=0.06)
     assert language / 800 == pytest.approx(0.8, abs=0.06)
+
+
+def evidence(base: Tensor, tuned: Tensor) -> Evidence:
+    return Evidence(base, tuned, LANGUAGES)
 
 
 def noise_alone(noise: float) -> tuple[float, ...]:
@@ -296,10 +300,10 @@ def noise_alone(noise: float) -> tuple[float, ...]:
 
 def test_smallest_margins_of_triplets_and_with_more_power() -> None:
     base, tuned = Sample(50, 0).base.flatten(), Sample(50, 0).tuned(harmless()).flatten()
-    margins = guarantee.smallest_margins(base, [tuned], SETTINGS)
+    margins = guarantee.smallest_margins([Evidence(base, tuned)], SETTINGS.alpha)
     assert margins.language is None
-    assert guarantee.smallest_margins(base, [tuned], SETTINGS, power=0.9).overall > margins.overall
-    assert guarantee.smallest_margins(base, [base], SETTINGS).overall < margins.overall
+    assert guarantee.smallest_margins([Evidence(base, tuned)], SETTINGS.alpha, power=0.9).overall > margins.overall
+    assert guarantee.smallest_margins([Evidence(base, base)], SETTINGS.alpha).overall < margins.overall
 
 
 def test_the_model_has_the_degradations_it_claims() -> None:

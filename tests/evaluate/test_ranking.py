@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import pytrec_eval
@@ -10,11 +12,15 @@ import torch
 from adiabatic_ray.data import sets
 from adiabatic_ray.evaluate import ranking
 
-MEASURES = {
+MEASURES = {  # our names, and trec_eval's
     "ndcg_at_10": "ndcg_cut_10",
+    "ndcg_at_5": "ndcg_cut_5",
     "recall_at_10": "recall_10",
-    "recall_at_100": "recall_100",
+    "recall_at_7": "recall_7",
     "recall_at_1000": "recall_1000",
+    "precision_at_3": "P_3",
+    "precision_at_100": "P_100",
+    "map": "map_cut_1000",
 }
 
 
@@ -40,27 +46,48 @@ def make(seed: int, queries: int = 12, passages: int = 1500) -> tuple[sets.Ranki
     return data, q, p
 
 
-def trec_eval(data: sets.Ranking, queries: torch.Tensor, passages: torch.Tensor) -> dict[str, float]:
+def trec_eval(data: sets.Ranking, queries: torch.Tensor, passages: torch.Tensor) -> list[dict[str, float]]:
+    """The metrics of each query, by our names."""
     qrels = {f"q{i}": {f"p{row}": grade for row, grade in judged.items()} for i, judged in enumerate(data.judgements)}
     run = {}
     for i in range(len(data)):
         scores = (queries[i].double() @ passages.double().T).tolist()
         run[f"q{i}"] = {f"p{row}": s for row, s in enumerate(scores) if row != data.identical[i]}
-    results = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut", "recall", "recip_rank"}).evaluate(run)
-    means = {ours: sum(r[theirs] for r in results.values()) / len(results) for ours, theirs in MEASURES.items()}
-    # trec_eval has no cut for the reciprocal rank: below rank 10 it counts nothing.
-    means["mrr_at_10"] = sum(r["recip_rank"] if r["recip_rank"] >= 0.1 else 0.0 for r in results.values()) / len(
-        results
-    )
-    return means
+    asked = {"ndcg_cut.5,10", "recall.7,10,1000", "P.3,100", "map_cut.1000", "recip_rank"}
+    results = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(run)
+    expected = []
+    for i in range(len(data)):
+        result = results[f"q{i}"]
+        # trec_eval has no cut for the reciprocal rank: below rank 10 it counts nothing.
+        mrr = result["recip_rank"] if result["recip_rank"] >= 0.1 else 0.0
+        expected.append({ours: result[theirs] for ours, theirs in MEASURES.items()} | {"mrr_at_10": mrr})
+    return expected
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_metrics_equal_trec_eval(seed: int) -> None:
+def test_metrics_of_each_query_equal_trec_eval(seed: int) -> None:
+    """Judgements have grades from 0 to 3, passages are left out, and most retrieved ones are not judged."""
     data, queries, passages = make(seed)
-    ours, expected = ranking.metrics(data, queries, passages), trec_eval(data, queries, passages)
-    assert ours == {name: pytest.approx(value, abs=1e-6) for name, value in expected.items()}
-    assert 0.05 < ours["ndcg_at_10"] < 0.95
+    rows = ranking.search(data, queries, passages, 1000)
+    judged = ranking.Judged(data)
+    for metric in (*MEASURES, "mrr_at_10"):
+        ours = judged.values(rows, metric)
+        assert ours.tolist() == pytest.approx([one[metric] for one in trec_eval(data, queries, passages)], abs=1e-6)
+    assert 0.05 < float(judged.values(rows, "ndcg_at_10").mean()) < 0.95
+
+
+def test_queries_are_searched_for_in_their_own_range() -> None:
+    data, queries, passages = make(2)
+    ranges = np.array([[0, 700], [700, 1500]] * 6)
+    parts = dataclasses.replace(data, ranges=ranges)
+    rows = ranking.search(parts, queries, passages, 1000)
+    for i, (first, last) in enumerate(ranges):
+        alone = dataclasses.replace(
+            data, queries=["q"], judgements=[data.judgements[i]], identical=data.identical[i : i + 1] - first
+        )
+        expected = ranking.search(alone, queries[i : i + 1], passages[first:last], 1000)[0] + first
+        assert torch.equal(rows[i, : last - first], expected)
+        assert (rows[i, last - first :] == -1).all()
 
 
 def test_search_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +99,8 @@ def test_search_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_corpus_smaller_than_the_depth() -> None:
     data, queries, passages = make(0, queries=3, passages=60)
-    assert ranking.metrics(data, queries, passages)["recall_at_1000"] == 1.0
+    rows = ranking.search(data, queries, passages, 1000)
+    assert ranking.Judged(data).values(rows, "recall_at_1000").tolist() == [1.0] * 3
 
 
 def test_the_querys_own_passage_is_not_returned() -> None:

@@ -14,10 +14,11 @@ from scipy import stats
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import significance
+from tests import guards
 
 Level: TypeAlias = Literal["pair", "language", "overall"]
 
-NAMES = (["neutral", "contradiction"], ["de", "en", "sw"])
+LANGUAGES = ["de", "en", "sw"]
 
 
 def rational(broken: int, fixed: int) -> float:
@@ -89,7 +90,7 @@ def written_out(base: torch.Tensor, tuned: torch.Tensor, alpha: float, margin: f
 @pytest.mark.parametrize(("alpha", "margin"), [(0.05, 1.0), (0.2, 40.0)])
 def test_constraint_against_its_definition(seed: int, alpha: float, margin: float) -> None:
     base, tuned = outcomes(seed)
-    violation = significance.violation(base, tuned, NAMES, settings(alpha=alpha, margin=margin))
+    violation = guards.violation(base, tuned, LANGUAGES, settings(alpha=alpha, margin=margin))
     value, worst_z, upper = written_out(base, tuned, alpha, margin)
     assert violation.value == pytest.approx(value)
     assert violation.worst_z == pytest.approx(worst_z)
@@ -103,13 +104,13 @@ def test_both_parts_can_decide() -> None:
     base[:50] = True
     hurt, thin = base.clone(), base.clone()
     hurt[50:80, 1, 2, 0] = True
-    violation = significance.violation(base, hurt, NAMES, settings(margin=10.0))
+    violation = guards.violation(base, hurt, LANGUAGES, settings(margin=10.0))
     assert violation.worst == "contradiction/sw/de"
     assert violation.worst_z == pytest.approx(math.sqrt(30))
     assert violation.value == pytest.approx((violation.worst_z - violation.critical_z) / violation.critical_z)
     assert violation.harmful
     thin[50:53] = True
-    violation = significance.violation(base, thin, NAMES, settings(margin=1.0))
+    violation = guards.violation(base, thin, LANGUAGES, settings(margin=1.0))
     assert violation.worst_z < violation.critical_z
     assert violation.value == pytest.approx((violation.upper - 1.0) / 1.0)
     assert not violation.feasible
@@ -117,14 +118,14 @@ def test_both_parts_can_decide() -> None:
 
 def test_untouched_encoder_is_feasible_by_definition() -> None:
     base, _ = outcomes(0)
-    violation = significance.violation(base, base, NAMES, settings())
+    violation = guards.violation(base, base, LANGUAGES, settings())
     assert (violation.value, violation.worst_z, violation.degradation, violation.harmful) == (-1.0, 0.0, 0.0, False)
 
 
 def test_correction_counts_the_groups_of_the_level() -> None:
     base, tuned = outcomes(1)
     levels: tuple[Level, ...] = ("pair", "language", "overall")
-    critical = {level: significance.violation(base, tuned, NAMES, settings(level=level)).critical_z for level in levels}
+    critical = {level: guards.violation(base, tuned, LANGUAGES, settings(level=level)).critical_z for level in levels}
     assert critical == {
         "pair": pytest.approx(stats.norm.isf(0.025 / 18)),
         "language": pytest.approx(stats.norm.isf(0.025 / 3)),
@@ -135,12 +136,12 @@ def test_correction_counts_the_groups_of_the_level() -> None:
 def test_levels_group_by_query_language_and_cluster_by_premise() -> None:
     base, tuned = outcomes(2, harm=0.3)
     change = tuned.double().numpy() - base.double().numpy()
-    by_language = {name: change[:, :, i].sum((1, 2)) for i, name in enumerate(NAMES[1])}
+    by_language = {name: change[:, :, i].sum((1, 2)) for i, name in enumerate(LANGUAGES)}
     z = {name: sums.sum() / math.sqrt((sums**2).sum()) for name, sums in by_language.items()}
-    violation = significance.violation(base, tuned, NAMES, settings(level="language"))
+    violation = guards.violation(base, tuned, LANGUAGES, settings(level="language"))
     assert (violation.worst, violation.worst_z) == (max(z, key=lambda name: z[name]), pytest.approx(max(z.values())))
     sums = change.sum((1, 2, 3))
-    overall = significance.violation(base, tuned, NAMES, settings(level="overall"))
+    overall = guards.violation(base, tuned, LANGUAGES, settings(level="overall"))
     assert (overall.worst, overall.worst_z) == ("overall", pytest.approx(sums.sum() / math.sqrt((sums**2).sum())))
 
 
@@ -154,8 +155,18 @@ def test_false_alarms_are_as_rare_as_alpha_says() -> None:
         # Breaking and fixing equally likely: flip a coin where the two differ.
         tuned = np.where(base != flipped, rng.random(base.shape) < 0.5, base)
         start = np.where(base != flipped, ~tuned, base)
-        violation = significance.violation(
-            torch.from_numpy(start), torch.from_numpy(tuned), NAMES, settings(margin=1e9)
-        )
+        violation = guards.violation(torch.from_numpy(start), torch.from_numpy(tuned), LANGUAGES, settings(margin=1e9))
         alarms += violation.value > 0
     assert alarms <= 0.05 * 400 + 2 * math.sqrt(0.05 * 0.95 * 400)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.15])
+def test_randomization_is_scipys_permutation_test(shift: float) -> None:
+    rng = np.random.default_rng(3)
+    change = np.where(rng.random(200) < 0.6, 0.0, rng.normal(shift, 0.3, 200))
+    expected = stats.permutation_test(
+        (change,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(0)
+    ).pvalue
+    ours = significance.randomization(torch.from_numpy(change))
+    assert ours == pytest.approx(expected, abs=3 * math.sqrt(0.25 / 10_000) + 0.005)
+    assert significance.randomization(torch.zeros(9)) == 1.0

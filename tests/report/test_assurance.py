@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.report.assurance import Assurance, way_out
 from adiabatic_ray.trials.record import Confirmation
 from adiabatic_ray.trials.store import TrialStore
+from tests import guards
 from tests.records import record
 from tests.simulation import pairs
 from tests.sweeps import minimal
@@ -39,7 +41,8 @@ def test_the_guarantee_in_a_sentence(tmp_path: Path) -> None:
     store.put_order({"order": []})
     made = Assurance.of(store, winner)
     assert made is not None
-    assert (made.overall, made.languages, made.error_rate) == (0.62, {"de": 2.38, "en": -0.4}, 5.0)
+    assert (made.guards[0].overall, made.guards[0].languages) == (0.62, {"de": 2.38, "en": -0.4})
+    assert made.error_rate == 5.0
     assert made.sentence == SENTENCE
     store.put_order({"order": []})  # trials were added after the first one, and candidates tested again
     again = Assurance.of(store, winner)
@@ -70,8 +73,9 @@ def test_where_nothing_passed_the_number_of_premises_is_said(tmp_path: Path) -> 
     assert way_out(store) == ""
     base, tuned = pairs(200, seed=1)
     languages = [f"l{i}" for i in range(base.shape[2])]
-    verdict = guarantee.test(base, tuned, languages, store.sweep.constraint)
-    needed = guarantee.premises_needed(verdict, 200)
+    verdict = guards.verdict(base, tuned, languages, store.sweep.constraint)
+    times = guarantee.times_needed(verdict)
+    needed = None if times is None else math.ceil(200 * times)
     for number, scale, outcome in ((0, 1.0, base), (1, 0.5, tuned)):
         path = store.folder.trial(number).confirmation_outcomes
         outcomes.save(path, Outcomes({scale: {"xnli": outcome}}, {"xnli": languages}))

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from adiabatic_ray.evaluate import bootstrap, significance
+from adiabatic_ray.evaluate.evidence import Evidence
 from adiabatic_ray.report.regime import Change, Regime, TrialVerdicts, regimes
+from tests import guards
 from tests.simulation import NAMES, SETTINGS, paired, pairs
 
 RATES = [1e-8, 3e-8, 1e-7, 3e-7, 1e-6, 3e-6]
@@ -27,10 +29,10 @@ def simulated(seed: int, edge: float, onset: float, seeds: int = 1) -> list[Tria
                 TrialVerdicts(
                     "embeddings",
                     rate,
-                    significance.violation(base, tuned, NAMES, SETTINGS).feasible,
+                    guards.violation(base, tuned, NAMES, SETTINGS).feasible,
                     significance.mcnemar(broken, fixed) < 0.05 and fixed > broken,
-                    bootstrap.feasible(base, tuned, drawn, SETTINGS),
-                    bootstrap.significant(before, after, queries, 0.05),
+                    bootstrap.feasible([guards.guarded(base, tuned, NAMES, SETTINGS)], [drawn], SETTINGS.alpha),
+                    bootstrap.significant(Evidence(before, after), queries, 0.05),
                 )
             )
     return made

@@ -81,7 +81,7 @@ def untouched(sweep: config.Sweep, embedded: EmbeddedData, folder: TrialFolder) 
 
 
 def _untouched(sweep: config.Sweep, sets: Sequence[EvaluationSet], outcomes: Path) -> Measurement:
-    benchmark = Benchmark(sets, sweep.search.objective, sweep.constraint)
+    benchmark = Benchmark(sets, sweep.search.gain, sweep.constraint)
     measurement = benchmark.untouched()
     benchmark.write_outcomes(outcomes, {1.0: measurement})
     return measurement
@@ -91,13 +91,17 @@ def _require_proof(sweep: config.Sweep, sets: Sequence[EvaluationSet], untouched
     """Require that the confirmation sets can prove any margin at all, in each language."""
     verdict = untouched.verdict
     assert verdict is not None
-    unproved = [bound.group for bound in verdict.bounds if math.isinf(bound.upper)]
+    unproved = [bound for bound in verdict.bounds if math.isinf(bound.upper)]
     if unproved:
-        guard = next(one.data for one in sets if one.data.name == sweep.constraint.data)
+        guards = sweep.constraint.guarded
+        guard = next((one for one in guards if one.key == unproved[0].guard), guards[0])
+        data = next(one.data for one in sets if one.data.name == guard.data)
+        little = "gets too few wrong" if guard.metric == config.IMPROVEMENT else f"has too little {guard.metric}"
+        groups = ", ".join(bound.name for bound in unproved)
         raise errors.DataError(
-            f"evaluate.confirmation.{guard.name}: is too small to prove anything: of its {len(guard):,} {guard.unit} "
-            f"the untouched encoder gets too few wrong ({', '.join(unproved)}), so no margin can be shown to hold. Use "
-            "more (`limit`), or other `languages`."
+            f"evaluate.confirmation.{guard.data}: is too small to prove anything: of its {len(data):,} {data.unit} "
+            f"the untouched encoder {little} ({groups}), so no margin can be shown to hold. Use more (`limit`), or "
+            "other `languages`."
         )
 
 
@@ -115,7 +119,7 @@ def confirm(
     Raises:
         SweepError: a displacement was not kept, or does not fit the encoder.
     """
-    benchmark = Benchmark(embedded.confirmation, sweep.search.objective, sweep.constraint)
+    benchmark = Benchmark(embedded.confirmation, sweep.search.gain, sweep.constraint)
     for folder, scale, gain in candidates:
         measurement = _measure(model, benchmark, folder, scale)
         assert measurement.verdict is not None
@@ -136,7 +140,7 @@ def measure_selected(
     Raises:
         SweepError: the displacement was not kept, or does not fit the encoder.
     """
-    benchmark = Benchmark(embedded.selection, sweep.search.objective, sweep.constraint)
+    benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint)
     measurement = _measure(model, benchmark, folder, scale)
     assert measurement.violation is not None
     benchmark.add_outcomes(folder.outcomes, scale, measurement)
