@@ -23,7 +23,8 @@ Item = TypeVar("Item", bound=Hashable)
 class Triplets:
     """`n` triplets: rows of `queries` (`query`) and of `passages` (`positive`, `negative`), each of shape `[n]`.
 
-    `language` `[n]` holds rows of `languages`, those of the queries; a set without languages has none.
+    Pairs have no negatives: then `negative` is empty. `language` `[n]` holds rows of `languages`, those of the queries;
+    a set without languages has none.
     """
 
     unit: ClassVar = "triplets"
@@ -39,6 +40,11 @@ class Triplets:
 
     def __len__(self) -> int:
         return len(self.query)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether there are no negatives."""
+        return len(self.negative) == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +116,11 @@ def as_ranking(data: Triplets) -> Ranking:
         language=None if data.language is None else data.language[first],
         dropped=data.dropped,
     )
+
+
+def for_evaluation(data: DataSet) -> DataSet:
+    """The set, or pairs as a ranking set: without negatives they have no discordance."""
+    return as_ranking(data) if isinstance(data, Triplets) and data.pairs else data
 
 
 def without_passages(data: DataSet) -> DataSet:

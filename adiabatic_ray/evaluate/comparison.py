@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data.sets import DataSet, Ranking
+from adiabatic_ray.data import sets
 from adiabatic_ray.evaluate import ranking
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.evaluate.embedded_data import EmbeddingBuilder, EmbeddingProgress
@@ -37,15 +37,15 @@ class Comparison:
         """
         return [row for one in self.benchmark.sets for row in self._rows(one.data)]
 
-    def _rows(self, data: DataSet) -> list[dict[str, Any]]:
-        measures = ranking.MEASURES if isinstance(data, Ranking) else ("pnd",)
+    def _rows(self, data: sets.DataSet) -> list[dict[str, Any]]:
+        measures = ranking.MEASURES if isinstance(data, sets.Ranking) else ("pnd",)
         rows = []
         for measure in measures:
             key = f"{measure}/{data.name}"
             row: dict[str, Any] = {"dataset": data.name, "measure": measure, "value": self.measured.metrics[key]}
             if self.base is not None:
                 row["base"] = self.base.metrics[key]
-                compared = key if isinstance(data, Ranking) else data.name
+                compared = key if isinstance(data, sets.Ranking) else data.name
                 row["improvement"] = self.measured.metrics[f"improvement/{compared}"]
                 row["p_value"] = self.measured.metrics.get(f"p_value/{compared}")
             rows.append(row)
@@ -75,7 +75,7 @@ def evaluate(
 
     several = [models] if isinstance(models, Models) else list(models)
     named = data if isinstance(data, Mapping) else {Path(_source(data).path).stem: data}
-    read = {name: sources.load(name, _source(source), seed=0) for name, source in named.items()}
+    read = {name: sets.for_evaluation(sources.load(name, _source(source), seed=0)) for name, source in named.items()}
     cache = StorageFolder.at(config.default_storage()).cache
     comparing = compare([_model(one) for one in several], read, cache, None if against is None else _model(against))
     while True:
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def compare(
-    models: Sequence[config.Model], data: Mapping[str, DataSet], cache: Path, against: config.Model | None
+    models: Sequence[config.Model], data: Mapping[str, sets.DataSet], cache: Path, against: config.Model | None
 ) -> Generator[EmbeddingProgress, None, list[Comparison]]:
     """Measure each encoder. Yields the progress of embedding and returns one comparison for each of `models`.
 
@@ -105,7 +105,7 @@ def compare(
 
 
 def _embedded(
-    model: config.Model, data: Mapping[str, DataSet], cache: Path
+    model: config.Model, data: Mapping[str, sets.DataSet], cache: Path
 ) -> Generator[EmbeddingProgress, None, tuple[encoder.Encoder, Benchmark]]:
     """Load a model, and make a benchmark of documents that it embeds."""
     loaded = encoder.load(model, encoder.default_device())

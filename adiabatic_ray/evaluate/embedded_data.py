@@ -62,6 +62,12 @@ def read(sweep: config.Sweep) -> Data:
     train = sources.load("train", sweep.train.data, sweep.seed)
     if not isinstance(train, sets.Triplets):
         raise errors.ConfigError(f"train.data: {sweep.train.data.path} holds no triplets to train on.")
+    losses = _searched(sweep, "loss") or [sweep.train.loss]
+    if train.pairs and "triplet_margin" in losses:
+        raise errors.ConfigError(
+            f"train.data: {sweep.train.data.path} holds pairs, and the loss `triplet_margin` needs negatives. "
+            "Train with `loss: infonce`, whose negatives are the other passages of a batch, or add a column `negative`."
+        )
     selection, confirmation = (
         {name: _in_its_role(sources.load(name, source, sweep.seed), sweep) for name, source in section.items()}
         for section in (sweep.evaluate.selection, sweep.evaluate.confirmation)
@@ -72,13 +78,18 @@ def read(sweep: config.Sweep) -> Data:
     return Data(train, selection, confirmation)
 
 
+def _searched(sweep: config.Sweep, key: str) -> list[config.Scalar]:
+    choices = sweep.search.space.get(key, [])
+    return choices if isinstance(choices, list) else []
+
+
 def _in_its_role(data: sets.DataSet, sweep: config.Sweep) -> sets.DataSet:
     """Triplets as a ranking set where the objective or a guard names a ranking metric of them."""
     metrics = {guard.metric for guard in sweep.constraint.guarded if guard.data == data.name}
     if sweep.search.gain.data == data.name:
         metrics.add(sweep.search.gain.metric)
     if not isinstance(data, sets.Triplets) or metrics <= {config.IMPROVEMENT}:
-        return data
+        return sets.for_evaluation(data)
     if config.IMPROVEMENT in metrics:
         raise errors.ConfigError(
             f"evaluate.selection.{data.name}: is judged by triplets and by rankings: {', '.join(sorted(metrics))}. "

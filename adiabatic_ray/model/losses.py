@@ -22,7 +22,7 @@ def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tens
 
     This is sentence-transformers' MultipleNegativesRankingLoss with one hard negative, whose `scale` is
     `1 / temperature`. `same[i, j]` (bool, `[b, 2b]`) says whether passage `j` is the same as the positive of query `i`;
-    such a passage is not used as a negative.
+    such a passage is not used as a negative. Of pairs, `negative` is `[0, d]` and `same` `[b, b]`.
 
     Source: van den Oord et al. 2018; Henderson et al. 2017.
     """

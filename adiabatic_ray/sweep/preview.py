@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 import torch
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data import sources, triplets
+from adiabatic_ray.data import tables, triplets
 from adiabatic_ray.data.sets import DataSet, Ranking
 from adiabatic_ray.evaluate import embedded_data, power
 from adiabatic_ray.evaluate.benchmark import Benchmark
@@ -76,7 +76,7 @@ def _model_lines(sweep: config.Sweep) -> Generator[str, None, encoder.Encoder | 
 
 
 def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data | None]:
-    remote = [source.path for source in _sources(sweep) if sources.is_hub_id(source.path)]
+    remote = [source.path for source in _sources(sweep) if tables.is_hub_id(source.path)]
     if remote:
         yield f"data on the hub, read when the sweep starts: {', '.join(dict.fromkeys(remote))}"
         return None

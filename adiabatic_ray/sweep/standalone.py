@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data.sets import Ranking, Xnli
+from adiabatic_ray.data.sets import Ranking, Xnli, for_evaluation
 from adiabatic_ray.evaluate import comparison, embedded_data, ranking
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, export
@@ -70,7 +70,7 @@ def evaluate(
     from adiabatic_ray.data import sources as reading
 
     seed, cache = (0, out / "cache") if sweep is None else (sweep.seed, cache_folder(sweep))
-    data = {name: reading.load(name, source, seed) for name, source in sources.items()}
+    data = {name: for_evaluation(reading.load(name, source, seed)) for name, source in sources.items()}
     console.dropped(data.values())
     compared = console.drain(comparison.compare(models, data, cache, against))
     labels = _labels([model.name for model in models])

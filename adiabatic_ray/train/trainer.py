@@ -116,7 +116,8 @@ class Trainer:
         data, device = self.data.triplets, self.encoder.device
         queries = [self.data.tokens[i] for i in self.shares.own(data.query[rows])]
         tokens = self.encoder.collate(queries, graphs.WIDTH if self.graphed else 1)
-        positive, negative = (torch.from_numpy(side[rows]) for side in (data.positive, data.negative))
+        positive = torch.from_numpy(data.positive[rows])
+        negative = torch.from_numpy(data.negative if data.pairs else data.negative[rows])
         same = (positive[:, None] == torch.cat([positive, negative])).to(device)
         passages = (self.data.passages[side].to(device) for side in (positive, negative))
         return tokens["input_ids"], tokens["attention_mask"], *passages, same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any, TypedDict, TypeVar
 
 import pandas as pd
 import pytest
+import zstandard
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data import sets, sources
+from adiabatic_ray.data import sets, sources, tables
 
 Kind = TypeVar("Kind", sets.Triplets, sets.Xnli, sets.Ranking)
 
@@ -89,7 +91,6 @@ def test_numbers_and_lists_of_one_are_texts(tmp_path: Path) -> None:
     rows = [
         {"query": 7, "positive": ["p"], "negative": 2.5},
         {"query": True, "positive": ["p"], "negative": 1.0},  # not a number
-        {"query": 8, "positive": ["p", "q"], "negative": 1.0},  # which of the two?
     ]
     path = tmp_path / "t.parquet"
     for number, row in enumerate(rows):
@@ -177,7 +178,7 @@ def test_empty_and_missing_texts_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.jsonl", b'{"query": "a", "positive": "b"}\n', r"lacks the column `negative`; it has `query`, `positive`"),
+        ("t.jsonl", b'{"query": "a", "negative": "b"}\n', r"lacks the column `positive`; it has `query`, `negative`"),
         (
             "t.jsonl",
             b'{"query": "a", "positive": "b", "negative": ""}\n',
@@ -210,8 +211,8 @@ def test_paths_that_are_nowhere(tmp_path: Path) -> None:
         load_triplets(tmp_path / "none.csv")
     with pytest.raises(errors.DataError, match=r"justaname does not exist, and is no hub id, which would have the"):
         load_triplets("justaname")
-    assert sources.is_hub_id("facebook/xnli")
-    assert not any(map(sources.is_hub_id, ["./xnli", "data/x.csv", "/data/xnli", "a/b/c", str(tmp_path)]))
+    assert tables.is_hub_id("facebook/xnli")
+    assert not any(map(tables.is_hub_id, ["./xnli", "data/x.csv", "/data/xnli", "a/b/c", str(tmp_path)]))
 
 
 class Hypothesis(TypedDict):
@@ -461,3 +462,144 @@ def test_a_split_of_a_beir_folder_may_name_a_part_of_its_queries(tmp_path: Path)
     assert halves[0].passages == halves[1].passages
     with pytest.raises(errors.DataError, match=r"`split` 'test\[half\]' is not in the hub's notation"):
         load(folder, sets.Ranking, split="test[half]")
+
+
+COLUMNS = ("query", "positive", "negative")
+FEW = [("who?", "Ann.", "A tree."), ("who?", "Ann.", "Rain."), ("7", "Seven it is.", "Ann.")]
+
+
+def triplet_layouts(folder: Path) -> dict[str, Path]:
+    """The same three triplets in the layouts of the field. In the last five the first two are one row."""
+    (a, b, c), (_, _, d), (e, f, g) = FEW
+    anchors = [{"anchor": q, "positive": p, "negative": n} for q, p, n in FEW]
+    numbered = [
+        {"anchor": a, "positive": b, "negative_1": c, "negative_2": d},
+        {"anchor": e, "positive": f, "negative_1": g, "negative_2": g},
+    ]
+    flag = [{"query": a, "pos": [b], "neg": [c, d]}, {"query": e, "pos": [f], "neg": [g]}]
+
+    def passages(*texts: str) -> list[dict[str, str]]:
+        return [{"docid": text, "title": text.split()[0], "text": " ".join(text.split()[1:])} for text in texts]
+
+    tevatron = [
+        {"query_id": "1", "query": a, "positive_passages": passages(b), "negative_passages": passages(c, d)},
+        {"query_id": "2", "query": e, "positive_passages": passages(f), "negative_passages": passages(g)},
+    ]
+    texts = {q: f"q{i}" for i, q in enumerate(dict.fromkeys(q for q, _, _ in FEW))}
+    passage = {text: str(i) for i, text in enumerate(dict.fromkeys(t for row in FEW for t in row[1:]))}
+    msmarco = folder / "msmarco"
+    msmarco.mkdir()
+    lines = ["\t".join((texts[q], passage[p], passage[n])) for q, p, n in FEW]
+    with gzip.open(msmarco / "qidpidtriples.train.full.2.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+    (msmarco / "collection.tsv").write_text("".join(f"{i}\t{text}\n" for text, i in passage.items()))
+    (msmarco / "queries.train.tsv").write_text("".join(f"{i}\t{text}\n" for text, i in texts.items()))
+    (folder / "triples.train.small.tsv").write_text("\n".join("\t".join(row) for row in FEW))
+    compressed = folder / "plain.jsonl.zst"
+    plain = "".join(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n" for row in FEW)
+    compressed.write_bytes(zstandard.compress(plain.encode()))
+    csv_file = write(folder / "plain.csv", [dict(zip(COLUMNS, row, strict=True)) for row in FEW])
+    (folder / "plain.csv.gz").write_bytes(gzip.compress(csv_file.read_bytes()))
+    return {
+        "anchor": write(folder / "anchor.parquet", anchors),
+        "ms marco's texts": folder / "triples.train.small.tsv",
+        "ms marco's ids": msmarco / "qidpidtriples.train.full.2.tsv.gz",
+        "zstandard": compressed,
+        "gzip": folder / "plain.csv.gz",
+        "negative_1, negative_2": write(folder / "numbered.jsonl", numbered),
+        "flagembedding": write(folder / "flag.jsonl", flag),
+        "tevatron": write(folder / "tevatron.jsonl", tevatron),
+    }
+
+
+def test_each_layout_of_triplets_is_the_plain_one(tmp_path: Path) -> None:
+    for layout, path in triplet_layouts(tmp_path).items():
+        read = triplets_of(load_triplets(path))
+        assert [row for i, row in enumerate(read) if row not in read[:i]] == FEW, layout
+        if "1" not in layout:
+            assert read == FEW, layout
+
+
+def test_pairs_have_no_negatives(tmp_path: Path) -> None:
+    pairs = load_triplets(write(tmp_path / "p.jsonl", [{"anchor": q, "positive": p} for q, p, _ in FEW]))
+    assert (pairs.pairs, len(pairs), len(pairs.passages)) == (True, 3, 2)
+    ranking = sets.for_evaluation(pairs)
+    assert isinstance(ranking, sets.Ranking)
+    assert [ranking.passages[row] for judged in ranking.judgements for row in judged] == ["Ann.", "Seven it is."]
+
+
+def test_ms_marcos_own_ranking_set(tmp_path: Path) -> None:
+    (tmp_path / "collection.tsv").write_text('10\tA "tree\n11\tRain\n12\tSun\n')
+    (tmp_path / "queries.dev.tsv").write_text("1\twhat grows?\n2\twhat falls?\n3\tnothing judged\n")
+    (tmp_path / "qrels.dev.small.tsv").write_text("1\t0\t10\t1\n2\t0\t11\t1\n2\t0\t12\t0\n")
+    data = load_ranking(tmp_path / "qrels.dev.small.tsv")
+    assert data.queries == ["what grows?", "what falls?"]
+    assert [[data.passages[row] for row in judged] for judged in data.judgements] == [['A "tree'], ["Rain", "Sun"]]
+    with pytest.raises(errors.DataError, match=r"holds MS MARCO's own files. Name the one to read"):
+        load_ranking(tmp_path)
+    (tmp_path / "queries.dev.tsv").unlink()
+    with pytest.raises(errors.DataError, match=r"lacks `queries.dev.small.tsv`, which belongs to qrels.dev.small"):
+        load_ranking(tmp_path / "qrels.dev.small.tsv")
+
+
+def test_trec_judgements_in_a_beir_folder(tmp_path: Path) -> None:
+    folder = in_language(tmp_path / "b", "any", 3)
+    plain = load_ranking(folder)
+    (folder / "qrels.tsv").unlink()
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.txt").write_text("".join(f"q{i} 0 d{i} 1\n" for i in range(3)))
+    assert load_ranking(folder).judgements == plain.judgements
+
+
+def test_a_repository_with_a_subset_for_each_table(tmp_path: Path) -> None:
+    """The layout of MTEB's data sets on the hub."""
+    folder = tmp_path / "mteb"
+    plain = load_ranking(in_language(tmp_path / "b", "any", 3))
+    (folder / "qrels").mkdir(parents=True)
+    for stem in ("corpus", "queries"):
+        (folder / f"{stem}.jsonl").write_bytes((tmp_path / "b" / f"{stem}.jsonl").read_bytes())
+    write(folder / "qrels" / "test.jsonl", [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(3)])
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- config_name: default\n  data_files:\n  - {split: test, path: qrels/test.jsonl}\n"
+        "- config_name: corpus\n  data_files:\n  - {split: corpus, path: corpus.jsonl}\n"
+        "- config_name: queries\n  data_files:\n  - {split: queries, path: queries.jsonl}\n---\n"
+    )
+    (folder / "corpus.jsonl").rename(folder / "documents.jsonl")  # else it would be a BEIR folder
+    readme = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(readme.replace("path: corpus.jsonl", "path: documents.jsonl"))
+    data = load_ranking(folder)
+    assert (data.queries, data.passages, data.judgements) == (plain.queries, plain.passages, plain.judgements)
+
+
+def one_subset_a_language(folder: Path, rows: Mapping[str, Sequence[Mapping[str, object]]]) -> Path:
+    folder.mkdir()
+    configs = []
+    for language, own in rows.items():
+        write(folder / f"{language}.jsonl", own)
+        configs.append(f"- config_name: {language}\n  data_files:\n  - {{split: test, path: {language}.jsonl}}\n")
+    (folder / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
+    return folder
+
+
+def test_xnli_of_one_subset_a_language(tmp_path: Path) -> None:
+    rows = {
+        language: [
+            {"premise": f"{language} premise {i // 3}", "hypothesis": f"{language} {i}", "label": i % 3}
+            for i in range(6)
+        ]
+        for language in ("ar", "de", "en")
+    }
+    folder = one_subset_a_language(tmp_path / "xnli", rows)
+    data = load_xnli(folder, languages=["de", "ar"])
+    assert data.languages == ["de", "ar"]
+    assert [[data.queries[row] for row in premise] for premise in data.premise] == [
+        ["de premise 0", "ar premise 0"],
+        ["de premise 1", "ar premise 1"],
+    ]
+    assert data.passages[data.contradiction[1, 1]] == "ar 5"
+    with pytest.raises(errors.DataError, match=r"holds one language; expected premises in several"):
+        load_xnli(folder, name="ar")
+    other = one_subset_a_language(tmp_path / "other", {**rows, "ar": rows["ar"][::-1]})
+    with pytest.raises(errors.DataError, match=r"subset `ar` of .* has other rows than `de`"):
+        load_xnli(other, languages=["de", "ar"])

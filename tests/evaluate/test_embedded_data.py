@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -54,6 +55,25 @@ def test_sets_that_do_not_fit_are_told(
     file.write_text(file.read_text().replace("{pocket}", str(pocket)))
     with pytest.raises(errors.AdiabaticRayError, match=message):
         embedded_data.read(sweep_file.load(file))
+
+
+def test_pairs_are_ranked_and_train_with_infonce_alone(
+    load_sweep: Callable[..., config.Sweep], pocket: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (pocket / "questions" / "train.jsonl").read_text().splitlines()[:40]]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps({"query": r["query"], "positive": r["positive"]}) for r in rows))
+    pairs: dict[str, object] = {"train.data": {"path": str(path)}, "evaluate.selection.pairs": {"path": str(path)}}
+    with pytest.raises(errors.ConfigError, match=r"train.data: .* holds pairs, .* `triplet_margin` needs negatives"):
+        embedded_data.read(load_sweep(pairs))
+    with pytest.raises(errors.ConfigError, match=r"holds pairs, and the loss `triplet_margin` needs negatives"):
+        embedded_data.read(load_sweep(pairs | {"search.space.loss": ["infonce", "triplet_margin"]}))
+    read = embedded_data.read(load_sweep(pairs | {"train.loss": "infonce"}))
+    assert read.train.pairs
+    assert isinstance(read.selection["pairs"], Ranking)
+    both = {"data": "questions", "metric": "map"}
+    with pytest.raises(errors.ConfigError, match=r"questions: is judged by triplets and by rankings: improvement, map"):
+        embedded_data.read(load_sweep({"constraint": {"guards": [both, {"data": "xnli"}, {"data": "questions"}]}}))
 
 
 def test_tables_hold_the_encoders_own_embeddings(encoder: Encoder, data: Data, tmp_path: Path) -> None:

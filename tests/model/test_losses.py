@@ -38,6 +38,15 @@ def test_infonce_is_multiple_negatives_ranking(embeddings: list[torch.Tensor]) -
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_infonce_of_pairs_is_multiple_negatives_ranking(embeddings: list[torch.Tensor]) -> None:
+    query, positive, negative = embeddings
+    expected = reference.MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0).compute_loss_from_embeddings(
+        [query, positive], None
+    )
+    loss = losses.infonce(query, positive, negative[:0], torch.tensor(0.05), torch.eye(6, dtype=torch.bool))
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_infonce_leaves_out_the_right_passage_of_another_row(embeddings: list[torch.Tensor]) -> None:
     """Two queries of a batch with one positive: the other's copy of it is no negative."""
     query, positive, negative = embeddings

@@ -109,6 +109,17 @@ def test_accumulating_micro_batches_equals_one_large_batch(run: Run) -> None:
     assert difference < 1e-6 * sum(float(delta.square().sum()) for delta in large.values())
 
 
+def test_pairs_train_on_the_batchs_other_passages(run: Run, data: trial.TrainingData, encoder: Encoder) -> None:
+    pairs = dataclasses.replace(data.triplets, negative=np.empty(0, dtype=np.int64))
+    settings = dataclasses.replace(SETTINGS, loss="infonce", steps=60)
+    points = list(
+        trial.run(encoder, dataclasses.replace(data, triplets=pairs), settings, Benchmark([]).measure, seed=0)
+    )
+    assert points[-1].metrics["loss"] < points[0].metrics["loss"]
+    *_, with_negatives = run(loss="infonce", steps=60)
+    assert points[-1].metrics["loss"] < with_negatives.metrics["loss"]  # the task is easier
+
+
 def test_frozen_parameters_stay_bit_identical(run: Run, encoder: Encoder, pocket: Path) -> None:
     before = {name: weight.clone() for name, weight in encoder.parameters.items()}
     moved = end(run(freeze="embeddings+layer.0", learning_rate=1e-2))

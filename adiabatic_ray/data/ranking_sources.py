@@ -1,0 +1,231 @@
+"""The layouts of ranking sets: a corpus, queries and judgements.
+
+- A BEIR folder: `corpus`, `queries`, and `qrels` or `qrels/<split>`, each in any of the table formats; the judgements
+  also as TREC writes them (`.txt`, four columns, no header).
+- A folder that holds such a folder for each language, as MIRACL does: `miracl/ar`, `miracl/bn`, ...
+- A data set on the hub with the subsets `corpus`, `queries`, and `qrels` or `default` (MTEB); without these two the
+  judgements of `NAME-qrels` (BEIR).
+- MS MARCO's own `qrels.*.tsv`, with `queries.*.tsv` and `collection.tsv` beside it.
+
+Queries may have a column `language`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import datasets
+import numpy as np
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data import sets, tables
+
+QREL_COLUMNS = ("query-id", "corpus-id", "score")
+
+Tables: TypeAlias = Mapping[str, datasets.Dataset]  # of `corpus`, `queries` and `qrels`
+
+
+def load(name: str, source: config.Source, seed: int) -> sets.Ranking | None:
+    """A ranking set; `None` where the source is none.
+
+    Raises:
+        DataError: a part of the set is missing or damaged.
+    """
+    path = Path(source.path)
+    if path.is_dir() and tables.file(path, "corpus"):
+        return _ranking(name, source, _of_folder(name, path, source.split), seed)
+    if folders := _by_language(name, source):
+        parts = {
+            language: _ranking(name, one, _of_folder(name, Path(one.path), one.split), seed)
+            for language, one in folders.items()
+        }
+        return _joined(name, parts)
+    if path.is_file() and tables.plain_name(path).startswith("qrels."):
+        return _ranking(name, dataclasses.replace(source, split=None), _beside(name, path), seed)
+    if source.name is None and {"corpus", "queries"} <= (subsets := tables.subsets(source)):
+        return _ranking(name, source, _of_subsets(name, source, subsets), seed)
+    return None
+
+
+def _by_language(name: str, source: config.Source) -> dict[str, config.Source]:
+    """The BEIR folders of a folder that holds one for each language, by their names; none of any other source."""
+    folder = Path(source.path)
+    names = sorted(one.name for one in folder.iterdir() if tables.file(one, "corpus")) if folder.is_dir() else []
+    wanted = tables.languages(name, source, names) if names else []
+    return {one: dataclasses.replace(source, path=str(folder / one), languages=None) for one in wanted}
+
+
+def _ranking(name: str, source: config.Source, read: Tables, seed: int) -> sets.Ranking:
+    """A set from the tables of its corpus, its queries and its judgements."""
+    split, _, part = (source.split or "test").partition("[")
+    dropped: Counter[str] = Counter()
+    corpus = _by_id(name, source.path, "corpus", read["corpus"], dropped)
+    queries = _by_id(name, source.path, "queries", read["queries"], dropped)
+    row_of = {identity: row for row, identity in enumerate(corpus)}
+    tables.require_columns(f"{name} (qrels)", source.path, read["qrels"].column_names, QREL_COLUMNS)
+    judgements = _judgements(read["qrels"], queries, row_of, dropped)
+    # As in trec_eval, a query without a relevant passage measures nothing.
+    answerable = [i for i in queries if any(grade > 0 for grade in judgements.get(i, {}).values())]
+    dropped["a query without a relevant passage"] += len(queries) - len(answerable)
+    tables.require_rows(name, source.path, len(answerable), dropped)
+    language = _query_languages(source, read["queries"])
+    if language:
+        wanted = set(tables.languages(name, source, sorted(set(language.values()))))
+        answerable = [i for i in answerable if language[i] in wanted]
+    if part:
+        answerable = _part(name, source, split, answerable)
+    chosen = [answerable[i] for i in tables.sample(len(answerable), source.limit, seed)]
+    # As in BEIR, whose queries may be passages of the corpus themselves. In sets that number both alike, the passage
+    # with the query's own id may be its answer.
+    own = [row_of.get(i, -1) for i in chosen]
+    identical = [-1 if judgements[i].get(row, 0) > 0 else row for i, row in zip(chosen, own, strict=True)]
+    dropped["the query's own id (passages, each left out of its query's ranking)"] = sum(row >= 0 for row in identical)
+    return sets.Ranking(
+        name=name,
+        queries=[queries[i] for i in chosen],
+        passages=list(corpus.values()),
+        judgements=[judgements[i] for i in chosen],
+        identical=np.array(identical, dtype=np.int64),
+        **tables.numbered([language[i] for i in chosen] if language else []),
+        dropped={reason: count for reason, count in dropped.items() if count},
+    )
+
+
+def _part(name: str, source: config.Source, split: str, queries: list[str]) -> list[str]:
+    """The queries that a split in the hub's notation names: the first half by `test[:50%]`."""
+    try:
+        (part,) = datasets.ReadInstruction.from_spec(str(source.split)).to_absolute({split: len(queries)})
+    except (ValueError, AssertionError) as error:
+        raise errors.DataError(f"{name}: `split` {source.split!r} is not in the hub's notation: {error}") from error
+    return queries[part.from_ : part.to]
+
+
+def _query_languages(source: config.Source, queries: datasets.Dataset) -> dict[str, str]:
+    """The language of each query id, where the queries have a column for it."""
+    (column,) = tables.named(source, [tables.LANGUAGE])
+    if column not in queries.column_names:
+        return {}
+    identities = queries[_id_column(queries)][:]
+    return {tables.identity(i): tables.identity(one) for i, one in zip(identities, queries[column][:], strict=True)}
+
+
+def _id_column(table: datasets.Dataset) -> str:
+    return "id" if "_id" not in table.column_names and "id" in table.column_names else "_id"
+
+
+def _joined(name: str, parts: Mapping[str, sets.Ranking]) -> sets.Ranking:
+    """One set of a set for each language: a query is searched for in the passages of its own language."""
+    dropped: Counter[str] = Counter()
+    judgements: list[dict[int, int]] = []
+    identical: list[int] = []
+    ranges: list[list[int]] = []
+    first = 0
+    for part in parts.values():
+        dropped.update(part.dropped)
+        last = first + len(part.passages)
+        judgements += [{first + row: grade for row, grade in judged.items()} for judged in part.judgements]
+        identical += [first + row if row >= 0 else -1 for row in part.identical.tolist()]
+        ranges += [[first, last]] * len(part)
+        first = last
+    return sets.Ranking(
+        name=name,
+        queries=[query for part in parts.values() for query in part.queries],
+        passages=[passage for part in parts.values() for passage in part.passages],
+        judgements=judgements,
+        identical=np.array(identical, dtype=np.int64),
+        ranges=np.array(ranges, dtype=np.int64),
+        **tables.numbered([language for language, part in parts.items() for _ in range(len(part))]),
+        dropped=dict(dropped),
+    )
+
+
+def _of_folder(name: str, folder: Path, split: str | None) -> Tables:
+    """The tables of a BEIR folder."""
+    read, nested = {}, f"qrels/{(split or 'test').partition('[')[0]}"
+    for stem in ("corpus", "queries", "qrels"):
+        path = tables.file(folder, stem)
+        if stem == "qrels":
+            endings = (*tables.FORMATS, *tables.TREC_ENDINGS)
+            path = tables.file(folder, "qrels", endings) or tables.file(folder, nested, endings)
+        if path is None:
+            raise errors.DataError(
+                f"{name}: {folder} looks like a BEIR folder but lacks `{stem}`"
+                + (f" (or `{nested}`)" if stem == "qrels" else "")
+                + f" as {', '.join(tables.FORMATS)}."
+            )
+        reader = tables.read_trec if tables.ending(path) in tables.TREC_ENDINGS else tables.read
+        read[stem] = reader(f"{name} ({stem})", config.Source(path=str(path)))
+    return read
+
+
+def _beside(name: str, qrels: Path) -> Tables:
+    """The tables of MS MARCO's own files: the queries of `qrels.dev.small.tsv` are `queries.dev.small` or `.dev`."""
+    parts = tables.plain_name(qrels).split(".")[1:-1]
+    stems = [f"queries.{'.'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
+    found = {
+        "corpus": tables.file(qrels.parent, "collection"),
+        "queries": next((path for stem in stems if (path := tables.file(qrels.parent, stem))), None),
+        "qrels": qrels,
+    }
+    for stem, path in found.items():
+        if path is None:
+            wanted = "collection.tsv" if stem == "corpus" else f"{stems[0]}.tsv"
+            raise errors.DataError(f"{name}: {qrels.parent} lacks `{wanted}`, which belongs to {qrels.name}.")
+    return {
+        stem: tables.read(f"{name} ({stem})", config.Source(path=str(path))) for stem, path in found.items() if path
+    }
+
+
+def _of_subsets(name: str, source: config.Source, subsets: set[str]) -> Tables:
+    """The tables of a data set with a subset for each, on the hub or in a folder of its layout."""
+    own = next((one for one in ("qrels", "default") if one in subsets), None)
+    split = (source.split or "test").partition("[")[0]
+    qrels = dataclasses.replace(source, name=own, split=split)
+    if own is None:
+        qrels = dataclasses.replace(source, path=f"{source.path}-qrels", split=split)
+    texts = {stem: dataclasses.replace(source, name=stem, split=None) for stem in ("corpus", "queries")}
+    return {stem: tables.read(f"{name} ({stem})", one) for stem, one in {**texts, "qrels": qrels}.items()}
+
+
+def _judgements(
+    table: datasets.Dataset, queries: Mapping[str, str], row_of: Mapping[str, int], dropped: Counter[str]
+) -> dict[str, dict[int, int]]:
+    """The grades of the judged passages' rows, by query id."""
+    grades: dict[str, dict[int, int]] = {}
+    for batch in table.iter(batch_size=10_000):
+        for query_id, corpus_id, score in zip(*(batch[column] for column in QREL_COLUMNS), strict=True):
+            row, query = row_of.get(tables.identity(corpus_id)), tables.identity(query_id)
+            if query not in queries:
+                dropped["a judgement of an unknown query"] += 1
+            elif row is None:
+                dropped["a judgement of an unknown passage"] += 1
+            elif row in grades.setdefault(query, {}):
+                dropped["a second judgement of the same pair"] += 1
+            else:
+                grades[query][row] = int(float(score))
+    return grades
+
+
+def _by_id(name: str, path: str, stem: str, table: datasets.Dataset, dropped: Counter[str]) -> dict[str, str]:
+    """The texts by id; the title comes before the text, as in BEIR."""
+    identities = _id_column(table)
+    tables.require_columns(f"{name} ({stem})", path, table.column_names, (identities, "text"))
+    texts: dict[str, str] = {}
+    for batch in table.iter(batch_size=10_000):
+        titles = batch.get("title") or [""] * len(batch[identities])
+        for identity, title, body in zip(batch[identities], titles, batch["text"], strict=True):
+            key, text = tables.identity(identity), f"{tables.text(title) or ''} {tables.text(body) or ''}".strip()
+            if not text:
+                dropped[f"an empty text in `{stem}`"] += 1
+            elif texts.setdefault(key, text) != text:
+                raise errors.DataError(
+                    f"{name}: {path}/{stem} has two different texts under the id {key!r}; ids must be unique."
+                )
+    repeated = len(table) - len(texts) - dropped[f"an empty text in `{stem}`"]
+    if repeated:
+        dropped[f"an id and text given twice in `{stem}`"] += repeated
+    return texts

@@ -1,0 +1,174 @@
+"""The layouts of triplets, and of pairs without negatives.
+
+- `query`, `positive`, `negative`, or other names given in `columns:`; `anchor` stands for `query`, as in
+  sentence-transformers. `negative_1`, `negative_2`, ... or a list in `negative` are several negatives of one row.
+- `query`, `pos`, `neg` (FlagEmbedding), and `query`, `positive_passages`, `negative_passages` (Tevatron), in lists.
+- `query_id`, `positive_id`, `negative_id`, with the texts in the subsets `queries` and `corpus`
+  (`sentence-transformers/msmarco`), or in the files `queries.*.tsv` and `collection.tsv` beside them (MS MARCO).
+
+Each negative of a row makes a triplet of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from adiabatic_ray import config, errors
+from adiabatic_ray.data import sets, tables
+
+COLUMNS: tuple[config.Column, ...] = ("query", "positive", "negative")
+ID_COLUMNS = ("query_id", "positive_id", "negative_id")
+FLAG_COLUMNS = ("query", "pos", "neg")  # FlagEmbedding's
+TEVATRON_COLUMNS = ("query", "positive_passages", "negative_passages")
+
+
+def load(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
+    """Triplets from the rows of a table, or pairs where it has no negatives.
+
+    Raises:
+        DataError: a column is missing, or no row can be used.
+    """
+    if not source.columns and set(ID_COLUMNS) <= set(rows.column_names):
+        return _by_id(name, source, rows, seed)
+    names = _columns(name, source, rows)
+    (language,) = tables.named(source, [tables.LANGUAGE])
+    if language in rows.column_names:
+        present = sorted({tables.identity(one) for one in rows[language][:]})
+        chosen = set(tables.languages(name, source, present))
+        rows = rows.select([i for i, one in enumerate(rows[language][:]) if tables.identity(one) in chosen])
+        names = [*names, language]
+    rows = rows.select_columns(names).select(tables.sample(len(rows), source.limit, seed))
+    columns = [rows[column][:] for column in names]
+    languages = columns.pop() if language in names else itertools.repeat(None)
+    query, positive, *negatives = columns
+    triplets = (
+        (*texts, spoken)
+        for q, p, spoken, *n in zip(query, positive, languages, *negatives, strict=False)
+        for texts in _each_negative(q, p, n)
+    )
+    return _build(name, source.path, triplets)
+
+
+def _columns(name: str, source: config.Source, rows: datasets.Dataset) -> list[str]:
+    """The columns of the query, the positive and all negatives."""
+    present = rows.column_names
+    for layout in (FLAG_COLUMNS, TEVATRON_COLUMNS):
+        if not source.columns and set(layout) <= set(present):
+            return list(layout)
+    query, positive, negative = tables.named(source, COLUMNS)
+    if "query" not in source.columns and query not in present and "anchor" in present:
+        query = "anchor"
+    numbered = sorted(
+        (one for one in present if re.fullmatch(rf"{re.escape(negative)}_\d+", one)),
+        key=lambda one: int(one.rpartition("_")[2]),
+    )
+    negatives = [negative] if negative in present else numbered
+    if "negative" in source.columns and not negatives:
+        negatives = [negative]  # which is missing
+    wanted = [query, positive, *negatives]
+    tables.require_columns(name, source.path, present, wanted)
+    return wanted
+
+
+def _each_negative(query: Any, positive: Any, negatives: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """A row's triplets, or its pair. Lists hold several texts; of several positives each is one's own."""
+    flat = [one for cell in negatives for one in _texts(cell)]
+    for one in _texts(positive):
+        if not negatives:
+            yield query, one
+        for negative in flat or [None] * bool(negatives):
+            yield query, one, negative
+
+
+def _texts(cell: Any) -> list[Any]:
+    """The texts of a cell: its own, those of a list, and of Tevatron's passages the title before the text."""
+    listed = cell if isinstance(cell, list) else [cell]
+    return [
+        f"{one.get('title') or ''} {one.get('text') or ''}".strip() if isinstance(one, dict) else one for one in listed
+    ]
+
+
+def _by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) -> sets.Triplets:
+    """Triplets of ids, with the texts elsewhere."""
+    rows = rows.select(tables.sample(len(rows), source.limit, seed))
+    query_ids, positive_ids, negative_ids = ([tables.identity(i) for i in rows[column][:]] for column in ID_COLUMNS)
+    wanted_queries, wanted_passages = set(query_ids), {*positive_ids, *negative_ids}
+    if Path(source.path).is_file():
+        folder = Path(source.path).parent
+        part = Path(source.path).name.split(".")[1]
+        queries = _beside(name, folder, f"queries.{part}", wanted_queries)
+        corpus = _beside(name, folder, "collection", wanted_passages)
+    else:
+        queries = _of_subset(name, source, "queries", ("query_id", "query"), wanted_queries)
+        corpus = _of_subset(name, source, "corpus", ("passage_id", "passage"), wanted_passages)
+    texts = (
+        (queries.get(q), corpus.get(p), corpus.get(n), None)
+        for q, p, n in zip(query_ids, positive_ids, negative_ids, strict=True)
+    )
+    return _build(name, source.path, texts)
+
+
+def _beside(name: str, folder: Path, stem: str, wanted: set[str]) -> dict[str, str]:
+    """The texts of the wanted ids from a file of MS MARCO's, which lies beside the triplets."""
+    path = tables.file(folder, stem)
+    if path is None:
+        raise errors.DataError(f"{name}: {folder} lacks `{stem}.tsv`, which has the texts of the triplets' ids.")
+    return _texts_by_id(name, tables.read(f"{name} ({stem})", config.Source(path=str(path))), ("_id", "text"), wanted)
+
+
+def _of_subset(
+    name: str, source: config.Source, subset: str, columns: tuple[str, str], wanted: set[str]
+) -> dict[str, str]:
+    """The texts of the wanted ids, from a subset whose `columns` hold the id and the text."""
+    whole = config.Source(path=source.path, name=subset, revision=source.revision, split="train")
+    table = tables.read(f"{name} ({subset})", whole)
+    tables.require_columns(f"{name} ({subset})", source.path, table.column_names, columns)
+    return _texts_by_id(f"{name}: `{subset}` of {source.path}", table, columns, wanted)
+
+
+def _texts_by_id(label: str, table: datasets.Dataset, columns: tuple[str, str], wanted: set[str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for batch in table.iter(batch_size=10_000):
+        for identity, text in zip(*(batch[column] for column in columns), strict=True):
+            key = tables.identity(identity)
+            if key in wanted and texts.setdefault(key, text) != text:
+                raise errors.DataError(f"{label} has two different texts under the id {identity}; ids must be unique.")
+    return texts
+
+
+def _build(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> sets.Triplets:
+    """A set from rows of a query, a positive, a negative unless they are pairs, and a language or `None`."""
+    queries: dict[str, int] = {}
+    passages: dict[str, int] = {}
+    languages: list[str] = []
+    kept: list[list[int]] = []
+    dropped: Counter[str] = Counter()
+    for *cells, language in rows:
+        query, *sides = texts = [tables.text(value) for value in cells]
+        if query is None or None in sides:
+            dropped[f"an empty or missing `{COLUMNS[texts.index(None)]}`"] += 1
+        elif len(sides) == 2 and sides[0] == sides[1]:
+            dropped["a `positive` that equals its `negative`"] += 1
+        else:
+            kept.append([*sets.index([query], queries), *sets.index([one for one in sides if one], passages)])
+            languages += [] if language is None else [tables.identity(language)]
+    tables.require_rows(name, path, len(kept), dropped)
+    query_rows, positive_rows, *negative_rows = np.array(kept, dtype=np.int64).T.copy()
+    return sets.Triplets(
+        name=name,
+        queries=list(queries),
+        passages=list(passages),
+        query=query_rows,
+        positive=positive_rows,
+        negative=negative_rows[0] if negative_rows else np.empty(0, dtype=np.int64),
+        **tables.numbered(languages),
+        dropped=dict(dropped),
+    )
