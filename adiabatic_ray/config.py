@@ -145,12 +145,50 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """Hard negatives that are mined from the passages of the training data, named as in sentence-transformers.
+
+    They replace those of the data. Each becomes a triplet of its own.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+    num_negatives: int = 1
+    """The most negatives of a query."""
+    range_min: int = 0
+    """How many of the nearest passages to skip, since they may be answers that nobody judged."""
+    range_max: int | None = None
+    """How many of the nearest passages to choose from; as many as are needed unless given."""
+    absolute_margin: float | None = None
+    """A negative's cosine is at least this much below that of the positive; no margin unless given."""
+    relative_margin: float | None = None
+    """The same as a part of the positive's cosine: 0.05 for at most 95% of it; no margin unless given."""
+    max_score: float | None = None
+    """The largest cosine of a negative; no limit unless given."""
+    min_score: float | None = None
+    """The smallest cosine of a negative; no limit unless given."""
+    sampling_strategy: Literal["top", "random"] = "top"
+    """`top` takes the nearest passages, `random` draws from the range with the sweep's seed."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_negatives >= 1, "num_negatives", f"must be at least 1, but got {self.num_negatives}")
+        _require(self.range_min >= 0, "range_min", f"must not be negative, but got {self.range_min}")
+        _require(
+            self.range_max is None or self.range_max >= self.range_min + self.num_negatives,
+            "range_max",
+            f"must be at least `range_min` and `num_negatives` together ({self.range_min + self.num_negatives}), but "
+            f"got {self.range_max}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
-    """How one trial trains. All but `data` and `evaluations` can be searched over instead of fixed."""
+    """How one trial trains. All but `data`, `negatives` and `evaluations` can be searched over instead of fixed."""
 
     __pydantic_config__: ClassVar = STRICT
     data: Source
     """The triplets to train on."""
+    negatives: Negatives | None = None
+    """How to mine hard negatives from the passages; those of the data are used unless given."""
     loss: Literal["triplet_margin", "infonce"] = "triplet_margin"
     """`triplet_margin` is the paper's. `infonce` also takes the other passages of the batch as negatives."""
     learning_rate: float = 2e-8
@@ -213,7 +251,7 @@ class Train:
         _require(bool(self.freeze.strip()), "freeze", "must not be empty; write `none` to freeze nothing")
 
 
-SEARCHABLE = tuple(f.name for f in dataclasses.fields(Train) if f.name not in ("data", "evaluations"))
+SEARCHABLE = tuple(f.name for f in dataclasses.fields(Train) if f.name not in ("data", "negatives", "evaluations"))
 
 
 EXACT = 3  # measurements at the edge, unless a sweep gives its own

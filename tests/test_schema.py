@@ -24,7 +24,7 @@ SCHEMA = schema.sweep_file()
 # The sections whose keys each row of the README's table has, by its first cell.
 TABLE = {
     "`model`": ("Model", "Sides", "Lengths"),
-    "`train`": ("Train",),
+    "`train`": ("Train", "Negatives"),
     "`evaluate`": ("Evaluate",),
     "each data set": ("Source",),
     "`search`": ("Search", "Range", "Objective"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import cache, sets
-from adiabatic_ray.evaluate import benchmark
+from adiabatic_ray.evaluate import benchmark, mining
 from adiabatic_ray.model.encoder import Encoder, Side
 
 Texts = tuple[Side, Sequence[str]]  # the texts of one table, and their side
@@ -21,11 +22,13 @@ Embed = Callable[[Sequence[Texts]], Iterable[tuple[int, Tensor]]]
 
 @dataclass(frozen=True)
 class Data:
-    """The data sets of a sweep, as read."""
+    """The data sets of a sweep, as read; with `negatives` those of `train` are mined, with the seed."""
 
     train: sets.Triplets
     selection: Mapping[str, sets.DataSet]
     confirmation: Mapping[str, sets.DataSet]
+    negatives: config.Negatives | None = None
+    seed: int = 0
 
     def all(self) -> list[sets.DataSet]:
         return [self.train, *self.selection.values(), *self.confirmation.values()]
@@ -63,10 +66,11 @@ def read(sweep: config.Sweep) -> Data:
     if not isinstance(train, sets.Triplets):
         raise errors.ConfigError(f"train.data: {sweep.train.data.path} holds no triplets to train on.")
     losses = _searched(sweep, "loss") or [sweep.train.loss]
-    if train.pairs and "triplet_margin" in losses:
+    if train.pairs and sweep.train.negatives is None and "triplet_margin" in losses:
         raise errors.ConfigError(
             f"train.data: {sweep.train.data.path} holds pairs, and the loss `triplet_margin` needs negatives. "
-            "Train with `loss: infonce`, whose negatives are the other passages of a batch, or add a column `negative`."
+            "Train with `loss: infonce`, whose negatives are the other passages of a batch, or mine some with "
+            "`train.negatives`, or add a column `negative`."
         )
     selection, confirmation = (
         {name: _in_its_role(sources.load(name, source, sweep.seed), sweep) for name, source in section.items()}
@@ -75,7 +79,7 @@ def read(sweep: config.Sweep) -> Data:
     for section in (selection, confirmation):
         if section:
             benchmark.check_roles(section, sweep.search.gain, sweep.constraint)
-    return Data(train, selection, confirmation)
+    return Data(train, selection, confirmation, sweep.train.negatives, sweep.seed)
 
 
 def _searched(sweep: config.Sweep, key: str) -> list[config.Scalar]:
@@ -112,10 +116,14 @@ class EmbeddingBuilder:
         """Embed all data sets of a sweep."""
         confirmation = {f"{name} (confirmation)": dataset for name, dataset in data.confirmation.items()}
         wanted = [_Wanted("train", "passage", data.train.passages)]
+        if data.negatives:
+            wanted.append(_Wanted("train", "query", data.train.queries))
         tables = yield from self._tables(wanted + _wanted(data.selection) + _wanted(confirmation))
-        evaluated = _evaluation_sets([*data.selection.values(), *confirmation.values()], tables[1:])
-        train = sets.without_passages(data.train)
-        assert isinstance(train, sets.Triplets)
+        evaluated = _evaluation_sets([*data.selection.values(), *confirmation.values()], tables[len(wanted) :])
+        train = data.train
+        if data.negatives:
+            train = mining.mined(self.root, train, tables[1], tables[0], data.negatives, data.seed)
+        train = dataclasses.replace(train, passages=[])
         return EmbeddedData(train, tables[0], evaluated[: len(data.selection)], evaluated[len(data.selection) :])
 
     def evaluation_sets(

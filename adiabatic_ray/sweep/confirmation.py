@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from adiabatic_ray import config, errors, storage
-from adiabatic_ray.evaluate.embedded_data import Data
 from adiabatic_ray.search.searcher import ListSearch
 from adiabatic_ray.search.space import Config
 from adiabatic_ray.sweep.console import Console
@@ -41,7 +40,7 @@ def run(store: TrialStore, top: int, seeds: int, console: Console) -> TrialRecor
         configs = [config_ for record in chosen for config_ in fresh(record, sweep, seeds)]
         run.connect(len(configs), f"{len(chosen)} configurations with {seeds} seeds each")
         # These trials are measured on the confirmation sets, in the role of selection sets.
-        data = Data(run.data.train, run.data.confirmation, {})
+        data = dataclasses.replace(run.data, selection=run.data.confirmation, confirmation={})
         repeats = run.with_sets(_repeating(sweep, configs[:seeds], chosen), data, store.folder.confirmation)
         repeats.embed()
         scheduler = repeats.scheduler(ListSearch(configs))

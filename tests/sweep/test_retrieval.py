@@ -32,6 +32,14 @@ def in_halves(path: Path, folder: Path, languages: list[str]) -> dict[str, dict[
     return sources
 
 
+def pairs_of(triplets: Path, path: Path) -> Path:
+    """The same questions and answers without their negatives."""
+    rows = [json.loads(line) for line in triplets.read_text(encoding="utf-8").splitlines()[:800]]
+    lines = [json.dumps({"anchor": row["query"], "positive": row["positive"]}) for row in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sweep_judged_by_rankings(load_sweep: Callable[..., config.Sweep], pocket: Path, tmp_path: Path) -> None:
     titles = in_halves(pocket / "titles" / "selection.jsonl", tmp_path / "titles", ["sw", "en", "tr"])
@@ -46,8 +54,9 @@ def test_a_sweep_judged_by_rankings(load_sweep: Callable[..., config.Sweep], poc
                     {"data": "titles", "metric": "ndcg_at_10", "margin": 20.0, "language_margin": 40.0},
                 ]
             },
+            "train.data": {"path": str(pairs_of(pocket / "questions" / "train.jsonl", tmp_path / "pairs.jsonl"))},
+            "train.negatives": {"num_negatives": 2, "range_min": 1, "range_max": 20},
             "train.steps": 60,
-            "train.data.limit": 800,
             "search.space": {"learning_rate": {"low": 1e-5, "high": 1e-4, "log": True}},
             "budget.trials": 2,
         }
@@ -57,6 +66,7 @@ def test_a_sweep_judged_by_rankings(load_sweep: Callable[..., config.Sweep], poc
     assert best is not None
     assert best.candidate is not None
     store = TrialStore(result.folder)
+    assert list((Path(sweep.storage) / "cache" / "mined").iterdir())
     untouched, metrics = store.records[0].metrics, best.metrics
     after, before = metrics["mrr_at_10/questions"], untouched["mrr_at_10/questions"]
     assert metrics["gain"] == pytest.approx(100 * (after / before - 1), abs=1e-4)
