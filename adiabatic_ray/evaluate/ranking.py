@@ -35,7 +35,7 @@ def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int) -> Tens
         for block in range(0, len(rows), QUERIES_PER_BLOCK):
             part = slice(block, block + QUERIES_PER_BLOCK)
             best = _search(queries[rows[part]], identical[part], passages[first:last], depth)
-            found[rows[part], : best.shape[1]] = best + first
+            found[rows[part], : best.shape[1]] = torch.where(best < 0, -1, best + first)
     return found
 
 
@@ -48,19 +48,40 @@ def _searched(data: Ranking, count: int) -> list[tuple[Tensor, tuple[int, int]]]
 
 
 def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) -> Tensor:
+    """Rows `[n, depth]` of the nearest passages; -1 where there are no more.
+
+    After the first chunk few passages score higher than the worst that was found, so that a look at all scores of a
+    chunk costs less than ranking them.
+    """
     best_scores = torch.empty(len(queries), 0)
     best_rows = torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(passages), PASSAGES_PER_CHUNK):
         scores = queries @ passages[start : start + PASSAGES_PER_CHUNK].T
         here = (identical >= start) & (identical < start + scores.shape[1])
         scores[here.nonzero()[:, 0], identical[here] - start] = float("-inf")
-        rows = torch.arange(start, start + scores.shape[1]).expand_as(scores)
-        scores, rows = torch.cat([best_scores, scores], dim=1), torch.cat([best_rows, rows], dim=1)
-        best_scores, chosen = scores.topk(min(depth, scores.shape[1]), dim=1)
-        best_rows = rows.gather(1, chosen)
+        if best_scores.shape[1] < depth:
+            near, rows = scores.topk(min(depth, scores.shape[1]), dim=1)
+        else:
+            near, rows = _above(scores, best_scores.amin(1, keepdim=True))
+        best_rows = torch.cat([best_rows, rows + start], dim=1)
+        best_scores, chosen = torch.cat([best_scores, near], dim=1).topk(min(depth, best_rows.shape[1]), dim=1)
+        best_rows = best_rows.gather(1, chosen)
     # `topk` leaves the order of equal scores open; here the passage that comes first in the corpus goes first.
     best_rows, by_row = best_rows.sort(dim=1)
-    return best_rows.gather(1, best_scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
+    best_scores = best_scores.gather(1, by_row)
+    best_rows = best_rows.masked_fill(best_scores.isinf(), -1)
+    return best_rows.gather(1, best_scores.argsort(dim=1, descending=True, stable=True))
+
+
+def _above(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores above `least` `[n, 1]` in each row and their columns, filled up with minus infinity to one width."""
+    row, column = (scores > least).nonzero(as_tuple=True)
+    counts = torch.bincount(row, minlength=len(scores))
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    near = torch.full((len(scores), int(counts.max())), float("-inf"))
+    columns = torch.zeros(near.shape, dtype=torch.long)
+    near[row, place], columns[row, place] = scores[row, column], column
+    return near, columns
 
 
 def depth(metrics: Iterable[str]) -> int:

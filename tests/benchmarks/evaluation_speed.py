@@ -13,7 +13,7 @@ import torch
 
 from adiabatic_ray import config
 from adiabatic_ray.data import sets
-from adiabatic_ray.evaluate import discordance
+from adiabatic_ray.evaluate import discordance, evidence
 from adiabatic_ray.model import encoder
 from tests.benchmarks import encoder_folder, premises
 
@@ -29,7 +29,7 @@ def pair_by_pair(model: encoder.Encoder, data: sets.Xnli) -> torch.Tensor:
                 key: model.encode([data.passages[i] for i in getattr(data, key)[:, y]], "passage")
                 for key in ("entailment", "neutral", "contradiction")
             }
-            for c, comparison in enumerate(discordance.COMPARISONS):
+            for c, comparison in enumerate(evidence.COMPARISONS):
                 difference = sides["entailment"] - sides[comparison]
                 outcomes[:, c, x, y] = (premise * difference).sum(-1) <= 0
     return outcomes
