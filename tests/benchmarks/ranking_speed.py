@@ -3,7 +3,7 @@
     python -m tests.benchmarks.ranking_speed [--passages N] [--queries N] [--depth K]
 
 By default a million passages of 384 dimensions and 7,000 queries. Both sides use all threads and get the same random
-embeddings of unit length. The floor is the product of all queries with all passages, in the same blocks, and no ranking.
+embeddings of unit length. The floor is the product of all queries with all passages, in the same blocks.
 """
 
 from __future__ import annotations
