@@ -14,6 +14,7 @@ from pathlib import Path
 import jinja2
 
 from adiabatic_ray import storage
+from adiabatic_ray.evaluate.evidence import COMPARISONS
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report import figures, pictures, tables
 from adiabatic_ray.report.assurance import Assurance, gain_test, way_out
@@ -131,6 +132,9 @@ def _template() -> jinja2.Template:
 
 
 def pair(label: str) -> str:
-    """`neutral/de/en` in words; other labels (a language, `overall`) stay as they are."""
+    """`neutral/de/en` in words, also after the name of a guard; other labels (a language, `overall`) stay."""
     parts = label.split("/")
-    return f"{parts[1]} query, {parts[2]} texts, {parts[0]}" if len(parts) == 3 else label or "unknown"
+    if len(parts) < 3 or parts[-3] not in COMPARISONS:
+        return label or "unknown"
+    *guard, comparison, query, text = parts
+    return "".join(f"{name}: " for name in guard) + f"{query} query, {text} texts, {comparison}"

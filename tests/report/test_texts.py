@@ -241,3 +241,17 @@ def test_a_winner_at_a_scale_that_selection_only_predicted(tmp_path: Path) -> No
     text = text_of(page.write_from(store, NOTHING, {})[0], VERDICT)
     assert f"Trial {winner.number}, its displacement scaled to 0.3, improves msmarco by +4.50%" in text
     assert "at most 0.2% worse overall" in text
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("neutral/de/en", "de query, en texts, neutral"),
+        ("xnli/contradiction/de/en", "xnli: de query, en texts, contradiction"),
+        ("mrr_at_10/questions/sw", "mrr_at_10/questions/sw"),
+        ("overall", "overall"),
+        ("", "unknown"),
+    ],
+)
+def test_groups_in_words(label: str, words: str) -> None:
+    assert page.pair(label) == words
