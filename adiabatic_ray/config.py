@@ -189,8 +189,8 @@ class Train:
     """The triplets to train on."""
     negatives: Negatives | None = None
     """How to mine hard negatives from the passages; those of the data are used unless given."""
-    loss: Literal["triplet_margin", "infonce"] = "triplet_margin"
-    """`triplet_margin` is the paper's. `infonce` also takes the other passages of the batch as negatives."""
+    loss: Literal["triplet_margin", "infonce", "margin_mse"] = "triplet_margin"
+    """The paper's. `infonce` takes the batch's other passages as negatives, too; `margin_mse` learns from a teacher."""
     learning_rate: float = 2e-8
     """AdamW's, constant after the warm-up. 2e-8 is where the paper's range for multilingual E5 begins."""
     batch_size: int = 14

@@ -46,7 +46,10 @@ Write = Callable[..., Path]
         ({"train.negatives": {"margin": 0.1}}, r"`train.negatives.margin` is not a key of `train.negatives`"),
         ({"train.margin": -1.0}, r"`train.margin` must be positive and finite, but got -1.0"),
         ({"train.epochs": 2}, r"`train.steps` or `epochs` must be given, and not both"),
-        ({"train.loss": "triplet"}, r"`train.loss` must be `triplet_margin` or `infonce`, but got 'triplet'"),
+        (
+            {"train.loss": "triplet"},
+            r"`train.loss` must be `triplet_margin`, `infonce` or `margin_mse`, but got 'triplet'",
+        ),
         ({"constraint.level": "pairs"}, r"`constraint.level` must be `pair`, `language` or `overall`, but got 'pairs'"),
         ({"constraint.alpha": 1.5}, r"`constraint.alpha` must lie between 0 and 0.5, but got 1.5"),
         (

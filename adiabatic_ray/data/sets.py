@@ -23,8 +23,9 @@ Item = TypeVar("Item", bound=Hashable)
 class Triplets:
     """`n` triplets: rows of `queries` (`query`) and of `passages` (`positive`, `negative`), each of shape `[n]`.
 
-    Pairs have no negatives: then `negative` is empty. `language` `[n]` holds rows of `languages`, those of the queries;
-    a set without languages has none.
+    Pairs have no negatives: then `negative` is empty. `margins` `[n]` (float32), if any, are a teacher's: how much
+    higher it scores the positive. `language` `[n]` holds rows of `languages`, those of the queries; a set without
+    languages has none.
     """
 
     unit: ClassVar = "triplets"
@@ -34,6 +35,7 @@ class Triplets:
     query: Rows
     positive: Rows
     negative: Rows
+    margins: npt.NDArray[np.float32] | None = None
     languages: list[str] = field(default_factory=list)
     language: Rows | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)

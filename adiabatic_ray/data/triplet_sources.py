@@ -6,17 +6,18 @@
 - `query_id`, `positive_id`, `negative_id`, with the texts in the subsets `queries` and `corpus`
   (`sentence-transformers/msmarco`), or in the files `queries.*.tsv` and `collection.tsv` beside them (MS MARCO).
 
-Each negative of a row makes a triplet of its own.
+Each negative of a row makes a triplet of its own. `score` or `label` is a teacher's margin between the positive and the
+negative, or a list of margins, or one of the scores of the positive and of each negative.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -27,6 +28,7 @@ from adiabatic_ray.data import sets, tables
 COLUMNS: tuple[config.Column, ...] = ("query", "positive", "negative")
 ID_COLUMNS = ("query_id", "positive_id", "negative_id")
 FLAG_COLUMNS = ("query", "pos", "neg")  # FlagEmbedding's
+SCORE_COLUMNS = ("score", "label")  # a teacher's, in sentence-transformers' sets for distillation
 TEVATRON_COLUMNS = ("query", "positive_passages", "negative_passages")
 
 
@@ -44,17 +46,27 @@ def load(name: str, source: config.Source, rows: datasets.Dataset, seed: int) ->
         present = sorted({tables.identity(one) for one in rows[language][:]})
         chosen = set(tables.languages(name, source, present))
         rows = rows.select([i for i, one in enumerate(rows[language][:]) if tables.identity(one) in chosen])
-        names = [*names, language]
-    rows = rows.select_columns(names).select(tables.sample(len(rows), source.limit, seed))
-    columns = [rows[column][:] for column in names]
-    languages = columns.pop() if language in names else itertools.repeat(None)
-    query, positive, *negatives = columns
+    rows = rows.select(tables.sample(len(rows), source.limit, seed))
+    nothing = [None] * len(rows)
+    scores = next((one for one in SCORE_COLUMNS if one in rows.column_names), None)
+    spoken = rows[language][:] if language in rows.column_names else nothing
+    scored = rows[scores][:] if scores else nothing
+    query, positive, *negatives = (rows[column][:] for column in names)
+    cells = zip(query, positive, *negatives, strict=True)
     triplets = (
-        (*texts, spoken)
-        for q, p, spoken, *n in zip(query, positive, languages, *negatives, strict=False)
-        for texts in _each_negative(q, p, n)
+        _Row(texts, one, margin)
+        for (q, p, *n), one, score in zip(cells, spoken, scored, strict=True)
+        for texts, margin in _each_negative(q, p, n, score)
     )
     return _build(name, source.path, triplets)
+
+
+class _Row(NamedTuple):
+    """A query, a positive and unless it is a pair a negative, as they are in the data."""
+
+    texts: tuple[Any, ...]
+    language: Any = None
+    margin: float | None = None
 
 
 def _columns(name: str, source: config.Source, rows: datasets.Dataset) -> list[str]:
@@ -78,14 +90,36 @@ def _columns(name: str, source: config.Source, rows: datasets.Dataset) -> list[s
     return wanted
 
 
-def _each_negative(query: Any, positive: Any, negatives: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-    """A row's triplets, or its pair. Lists hold several texts; of several positives each is one's own."""
+def _each_negative(
+    query: Any, positive: Any, negatives: Sequence[Any], score: Any
+) -> Iterator[tuple[tuple[Any, ...], float | None]]:
+    """A row's triplets with their margins, or its pair. Lists hold several texts, each for itself."""
     flat = [one for cell in negatives for one in _texts(cell)]
+    margins = _margins(score, len(flat))
     for one in _texts(positive):
         if not negatives:
-            yield query, one
-        for negative in flat or [None] * bool(negatives):
-            yield query, one, negative
+            yield (query, one), None
+        elif not flat:
+            yield (query, one, None), None
+        for negative, margin in zip(flat, margins, strict=True):
+            yield (query, one, negative), margin
+
+
+def _margins(score: Any, negatives: int) -> Sequence[float | None]:
+    """A teacher's margin for each negative: from the margins, or from the scores of the positive and the negatives."""
+    scores = [_number(one) for one in (score if isinstance(score, list) else [score])]
+    known = [one for one in scores if one is not None]
+    if len(known) != len(scores) or len(scores) not in (negatives, negatives + 1):
+        return [None] * negatives
+    return known if len(known) == negatives else [known[0] - one for one in known[1:]]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _texts(cell: Any) -> list[Any]:
@@ -110,7 +144,7 @@ def _by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) 
         queries = _of_subset(name, source, "queries", ("query_id", "query"), wanted_queries)
         corpus = _of_subset(name, source, "corpus", ("passage_id", "passage"), wanted_passages)
     texts = (
-        (queries.get(q), corpus.get(p), corpus.get(n), None)
+        _Row((queries.get(q), corpus.get(p), corpus.get(n)))
         for q, p, n in zip(query_ids, positive_ids, negative_ids, strict=True)
     )
     return _build(name, source.path, texts)
@@ -144,22 +178,23 @@ def _texts_by_id(label: str, table: datasets.Dataset, columns: tuple[str, str], 
     return texts
 
 
-def _build(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> sets.Triplets:
-    """A set from rows of a query, a positive, a negative unless they are pairs, and a language or `None`."""
+def _build(name: str, path: str, rows: Iterator[_Row]) -> sets.Triplets:
     queries: dict[str, int] = {}
     passages: dict[str, int] = {}
     languages: list[str] = []
+    margins: list[float | None] = []
     kept: list[list[int]] = []
     dropped: Counter[str] = Counter()
-    for *cells, language in rows:
-        query, *sides = texts = [tables.text(value) for value in cells]
+    for row in rows:
+        query, *sides = texts = [tables.text(value) for value in row.texts]
         if query is None or None in sides:
             dropped[f"an empty or missing `{COLUMNS[texts.index(None)]}`"] += 1
         elif len(sides) == 2 and sides[0] == sides[1]:
             dropped["a `positive` that equals its `negative`"] += 1
         else:
             kept.append([*sets.index([query], queries), *sets.index([one for one in sides if one], passages)])
-            languages += [] if language is None else [tables.identity(language)]
+            languages += [] if row.language is None else [tables.identity(row.language)]
+            margins.append(row.margin)
     tables.require_rows(name, path, len(kept), dropped)
     query_rows, positive_rows, *negative_rows = np.array(kept, dtype=np.int64).T.copy()
     return sets.Triplets(
@@ -169,6 +204,7 @@ def _build(name: str, path: str, rows: Iterator[tuple[Any, ...]]) -> sets.Triple
         query=query_rows,
         positive=positive_rows,
         negative=negative_rows[0] if negative_rows else np.empty(0, dtype=np.int64),
+        margins=None if None in margins else np.array(margins, dtype=np.float32),
         **tables.numbered(languages),
         dropped=dict(dropped),
     )

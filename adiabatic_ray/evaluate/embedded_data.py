@@ -72,6 +72,11 @@ def read(sweep: config.Sweep) -> Data:
             "Train with `loss: infonce`, whose negatives are the other passages of a batch, or mine some with "
             "`train.negatives`, or add a column `negative`."
         )
+    if "margin_mse" in losses and (train.margins is None or sweep.train.negatives is not None):
+        raise errors.ConfigError(
+            f"train.data: {sweep.train.data.path} has no teacher's scores for the loss `margin_mse`: a column `score` "
+            "or `label` with the margin between positive and negative, or with both scores. Mined negatives have none."
+        )
     selection, confirmation = (
         {name: _in_its_role(sources.load(name, source, sweep.seed), sweep) for name, source in section.items()}
         for section in (sweep.evaluate.selection, sweep.evaluate.confirmation)

@@ -57,6 +57,7 @@ def mined(
         query=train.query[source],
         positive=train.positive[source],
         negative=negative,
+        margins=None,
         language=None if train.language is None else train.language[source],
         dropped={**train.dropped, **({reason: without} if without else {})},
     )

@@ -17,6 +17,14 @@ def triplet_margin(query: Tensor, positive: Tensor, negative: Tensor, margin: Te
     return torch.relu(margin - (query * positive).sum(-1) + (query * negative).sum(-1)).mean()
 
 
+def margin_mse(query: Tensor, positive: Tensor, negative: Tensor, margins: Tensor) -> Tensor:
+    """Mean of `(q . p - q . n - m)^2` over embeddings `[b, d]` and a teacher's margins `[b]`, for distillation.
+
+    Source: Hofstaetter et al. 2020; sentence-transformers' MarginMSELoss.
+    """
+    return torch.nn.functional.mse_loss((query * positive).sum(-1) - (query * negative).sum(-1), margins)
+
+
 def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tensor, same: Tensor) -> Tensor:
     """Cross-entropy of each query's positive among all positives and negatives of the batch, on cosines.
 

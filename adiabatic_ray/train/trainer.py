@@ -112,7 +112,7 @@ class Trainer:
         return loss
 
     def _batch(self, rows: Rows) -> tuple[Tensor, ...]:
-        """The tokens of this process's queries, their mask, and the whole batch's passages, all on the device."""
+        """The tokens of this process's queries, their mask, and the rest of the whole batch, all on the device."""
         data, device = self.data.triplets, self.encoder.device
         queries = [self.data.tokens[i] for i in self.shares.own(data.query[rows])]
         tokens = self.encoder.collate(queries, graphs.WIDTH if self.graphed else 1)
@@ -120,12 +120,14 @@ class Trainer:
         negative = torch.from_numpy(data.negative if data.pairs else data.negative[rows])
         same = (positive[:, None] == torch.cat([positive, negative])).to(device)
         passages = (self.data.passages[side].to(device) for side in (positive, negative))
-        return tokens["input_ids"], tokens["attention_mask"], *passages, same
+        margins = torch.zeros(0) if data.margins is None else torch.from_numpy(data.margins[rows])
+        return tokens["input_ids"], tokens["attention_mask"], *passages, same, margins.to(device)
 
-    def _backward(self, ids: Tensor, mask: Tensor, positive: Tensor, negative: Tensor, same: Tensor) -> Tensor:
+    def _backward(self, ids: Tensor, mask: Tensor, *batch: Tensor) -> Tensor:
         """Add a batch's gradients to the displacement's, and return the loss."""
         own = self.prepared({"input_ids": ids, "attention_mask": mask})
-        loss = self.loss(self.shares.whole(own, len(positive)), positive, negative, same)
+        positive, negative, same, margins = batch
+        loss = self.loss(self.shares.whole(own, len(positive)), positive, negative, same, margins)
         self.accelerator.backward(loss)
         return loss.detach()
 

@@ -603,3 +603,27 @@ def test_xnli_of_one_subset_a_language(tmp_path: Path) -> None:
     other = one_subset_a_language(tmp_path / "other", {**rows, "ar": rows["ar"][::-1]})
     with pytest.raises(errors.DataError, match=r"subset `ar` of .* has other rows than `de`"):
         load_xnli(other, languages=["de", "ar"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "margins"),
+    [
+        ([{"score": 0.5}, {"score": -1}], [0.5, -1.0]),
+        ([{"label": [3.0, 1.0]}, {"label": [1.0, 2.5]}], [2.0, -1.5]),  # scores of the positive and of the negative
+        ([{"score": 0.5}, {"score": None}], None),
+        ([{}, {}], None),
+    ],
+)
+def test_a_teachers_margins(tmp_path: Path, rows: list[dict[str, object]], margins: list[float] | None) -> None:
+    texts = [dict(zip(COLUMNS, row, strict=True)) for row in FEW[::2]]
+    path = write(tmp_path / "t.jsonl", [{**text, **row} for text, row in zip(texts, rows, strict=True)])
+    read = load_triplets(path).margins
+    assert (None if read is None else read.tolist()) == margins
+
+
+def test_margins_of_several_negatives(tmp_path: Path) -> None:
+    row = {"query": "q", "positive": "p", "negative_1": "m", "negative_2": "n"}
+    for score in ([1.0, 2.0], [5.0, 4.0, 3.0]):  # margins, or the scores of all three
+        data = load_triplets(write(tmp_path / f"{len(score)}.jsonl", [{**row, "score": score}]))
+        assert data.margins is not None
+        assert data.margins.tolist() == [1.0, 2.0]

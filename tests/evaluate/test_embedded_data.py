@@ -68,6 +68,10 @@ def test_pairs_are_ranked_and_train_with_infonce_alone(
         embedded_data.read(load_sweep(pairs))
     with pytest.raises(errors.ConfigError, match=r"holds pairs, and the loss `triplet_margin` needs negatives"):
         embedded_data.read(load_sweep(pairs | {"search.space.loss": ["infonce", "triplet_margin"]}))
+    with pytest.raises(
+        errors.ConfigError, match=r"has no teacher's scores for the loss `margin_mse`: a column `score`"
+    ):
+        embedded_data.read(load_sweep({"train.loss": "margin_mse"}))
     read = embedded_data.read(load_sweep(pairs | {"train.loss": "infonce"}))
     assert read.train.pairs
     assert isinstance(read.selection["pairs"], Ranking)

@@ -61,3 +61,9 @@ def test_infonce_leaves_out_the_right_passage_of_another_row(embeddings: list[to
         terms.append(float(torch.logsumexp(scores[i, others], 0) - scores[i, i]))
     loss = losses.infonce(query, positive, negative, torch.tensor(0.05), same)
     assert float(loss) == pytest.approx(sum(terms) / 6, abs=1e-5)
+
+
+def test_margin_mse_is_sentence_transformers(embeddings: list[torch.Tensor]) -> None:
+    margins = torch.linspace(-1, 2, 6)
+    expected = reference.MarginMSELoss(torch.nn.Identity()).compute_loss_from_embeddings(embeddings, margins)
+    assert float(losses.margin_mse(*embeddings, margins)) == pytest.approx(float(expected), abs=1e-6)

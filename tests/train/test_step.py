@@ -52,6 +52,7 @@ def test_the_optimizer_is_adamw_on_the_displacement(weight_decay: float) -> None
         ({"margin": 0.1}, 0.1 - 0.6 + 0.8),
         ({"margin": 0.5}, 0.5 - 0.6 + 0.8),
         ({"margin": 0.5, "temperature": 0.5}, 0.5 - 0.6 + 0.8),  # it is the other loss's
+        ({"loss": "margin_mse"}, (0.6 - 0.8 - 0.3) ** 2),
         ({"loss": "infonce", "temperature": 1.0}, math.log(math.exp(0.6) + math.exp(0.8)) - 0.6),
         ({"loss": "infonce", "temperature": 0.5}, math.log(math.exp(1.2) + math.exp(1.6)) - 1.2),
     ],
@@ -60,4 +61,4 @@ def test_the_loss_is_the_one_of_the_settings(changes: dict[str, Any], expected: 
     loss = step.loss_function(settings(**changes), CPU)
     query, positive, negative = (torch.tensor([row]) for row in ([1.0, 0.0], [0.6, 0.8], [0.8, 0.6]))
     same = torch.tensor([[True, False]])
-    assert float(loss(query, positive, negative, same)) == pytest.approx(expected, abs=1e-6)
+    assert float(loss(query, positive, negative, same, torch.tensor([0.3]))) == pytest.approx(expected, abs=1e-6)
