@@ -40,6 +40,7 @@ def pairs_of(triplets: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sweep_judged_by_rankings(load_sweep: Callable[..., config.Sweep], pocket: Path, tmp_path: Path) -> None:
     titles = in_halves(pocket / "titles" / "selection.jsonl", tmp_path / "titles", ["sw", "en", "tr"])
