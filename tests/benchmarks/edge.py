@@ -38,6 +38,8 @@ def predictions(records: list[TrialRecord]) -> Iterator[str]:
     yield "    rate seed  scale  gain predicted   exact  constraint predicted   exact"
     for record in records:
         for one in record.scaled:
+            if "predicted/gain" not in one.metrics:
+                continue  # a winner that was measured after its test
             values = [one.metrics[key] for key in ("predicted/gain", "gain", "predicted/constraint", "constraint")]
             chosen = f"{record.config['learning_rate']:8.0e} {record.config['seed']:4} {one.scale:6.3f}"
             yield f"{chosen} {values[0]:+15.2f} {values[1]:+7.2f} {values[2]:+21.2f} {values[3]:+7.2f}"
