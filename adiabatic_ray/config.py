@@ -395,6 +395,11 @@ class Guard:
         return metric_key(self.data, self.metric)
 
     @property
+    def finest(self) -> str:
+        """The level at which it can be tested: only XNLI and triplets can have pairs of languages."""
+        return "language" if self.level == "pair" and self.metric != IMPROVEMENT else self.level
+
+    @property
     def margin_by_language(self) -> float:
         """The margin of each query language, in percent."""
         return LANGUAGE_MARGIN if self.language_margin is None else self.language_margin

@@ -191,7 +191,8 @@ def _template() -> jinja2.Template:
         "path": _path,
         "yaml": lambda value: json.dumps(str(value)),  # a JSON string is a YAML string
         "signed": lambda value: "" if value is None else f"{value:+.2f}",
-        "percent": lambda value: "" if value is None else f"{value:.2f}",
+        # PND in percent, and metrics between 0 and 1
+        "measured": lambda value, key: "" if value is None else f"{value:.{4 if '/' in key else 2}f}",
         "p": lambda value: "" if value is None else f"{value:.1e}",
     }
     return environment.get_template("card.md")
