@@ -431,7 +431,7 @@ class Constraint:
             "data",
             "or `guards` must be given, and not both: what must not get worse",
         )
-        own = Guard(data="", margin=1.0)
+        own = Guard(data="")
         for key in ("margin", "language_margin", "level") if self.guards else ():
             _require(
                 getattr(self, key) == getattr(own, key),

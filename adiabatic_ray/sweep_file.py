@@ -117,18 +117,20 @@ _EXPECTED = {
 }
 
 
+# Keys that take a section or something else: the section's class, the other type, and what is expected.
+_SPACE = ("Range", list, "a list of choices or a range such as {low: 1e-8, high: 1e-6, log: true}")
+_UNIONS = {"search.objective": ("Objective", str, "the name of a selection set, or {data: NAME, metric: ndcg_at_10}")}
+
+
 def _explain(error: Any, raw: Any) -> str | None:
     """Describe one of pydantic's errors in a line. `None` if it is about a branch of a union that was not meant."""
     keys: list[str] = []
     node = raw
     for part in error["loc"]:
-        if keys == ["search", "objective"] and part in ("Objective", "str"):
-            if (part == "Objective") != isinstance(node, dict):
-                return None
-            continue
-        if part == "Range" or str(part).startswith("list[") or part in ("float", "int", "str", "bool"):
-            # In a location pydantic also names the branch of a union: of `Range | list[...]`, or of a list's scalars.
-            if (part == "Range") == isinstance(node, list):
+        branch, other, _ = _UNIONS.get(".".join(keys), _SPACE)
+        if part == branch or str(part).startswith("list[") or part in ("float", "int", "str", "bool"):
+            # In a location pydantic also names the branch of a union, or of a list's scalars.
+            if (part == branch) == isinstance(node, other):
                 return None
             continue
         keys.append(str(part))
@@ -144,12 +146,11 @@ def _explain(error: Any, raw: Any) -> str | None:
         where = f"a key of `{'.'.join(keys[:-1])}`" if keys[:-1] else "a section"
         return f"`{dotted}` is not {where}{config.nearest(keys[-1], valid)}; valid are {config.listed(valid)}."
     expected = _EXPECTED.get(kind, error["msg"])
-    if keys == ["search", "objective"]:
-        expected = "the name of a selection set, or {data: NAME, metric: ndcg_at_10}"
     if kind == "literal_error":
         expected = error["ctx"]["expected"].replace("'", "`")
-    if "Range" in error["loc"] and kind == "dataclass_type":
-        expected = "a list of choices or a range such as {low: 1e-8, high: 1e-6, log: true}"
+    branch, _, described = _UNIONS.get(dotted, _SPACE)
+    if branch in error["loc"] and kind == "dataclass_type":
+        expected = described
     return f"`{dotted}` must be {expected}, but got {node!r}."
 
 

@@ -29,8 +29,8 @@ QREL_COLUMNS = ("query-id", "corpus-id", "score")
 Tables: TypeAlias = Mapping[str, datasets.Dataset]  # of `corpus`, `queries` and `qrels`
 
 
-def load(name: str, source: config.Source, seed: int) -> sets.Ranking | None:
-    """A ranking set; `None` where the source is none.
+def of_files(name: str, source: config.Source, seed: int) -> sets.Ranking | None:
+    """A ranking set from local files of its parts; `None` where the source is no such set.
 
     Raises:
         DataError: a part of the set is missing or damaged.
@@ -46,9 +46,23 @@ def load(name: str, source: config.Source, seed: int) -> sets.Ranking | None:
         return _joined(name, parts)
     if path.is_file() and tables.plain_name(path).startswith("qrels."):
         return _ranking(name, dataclasses.replace(source, split=None), _beside(name, path), seed)
-    if source.name is None and {"corpus", "queries"} <= (subsets := tables.subsets(source)):
-        return _ranking(name, source, _of_subsets(name, source, subsets), seed)
     return None
+
+
+def of_subsets(name: str, source: config.Source, subsets: set[str], seed: int) -> sets.Ranking:
+    """A ranking set with a subset for each of its parts, on the hub or in a folder of that layout.
+
+    Raises:
+        DataError: a part of the set is missing or damaged.
+    """
+    own = next((one for one in ("qrels", "default") if one in subsets), None)
+    split = (source.split or "test").partition("[")[0]
+    qrels = dataclasses.replace(source, name=own, split=split)
+    if own is None:
+        qrels = dataclasses.replace(source, path=f"{source.path}-qrels", split=split)
+    texts = {stem: dataclasses.replace(source, name=stem, split=None) for stem in ("corpus", "queries")}
+    read = {stem: tables.read(f"{name} ({stem})", one) for stem, one in {**texts, "qrels": qrels}.items()}
+    return _ranking(name, source, read, seed)
 
 
 def _by_language(name: str, source: config.Source) -> dict[str, config.Source]:
@@ -178,17 +192,6 @@ def _beside(name: str, qrels: Path) -> Tables:
     return {
         stem: tables.read(f"{name} ({stem})", config.Source(path=str(path))) for stem, path in found.items() if path
     }
-
-
-def _of_subsets(name: str, source: config.Source, subsets: set[str]) -> Tables:
-    """The tables of a data set with a subset for each, on the hub or in a folder of its layout."""
-    own = next((one for one in ("qrels", "default") if one in subsets), None)
-    split = (source.split or "test").partition("[")[0]
-    qrels = dataclasses.replace(source, name=own, split=split)
-    if own is None:
-        qrels = dataclasses.replace(source, path=f"{source.path}-qrels", split=split)
-    texts = {stem: dataclasses.replace(source, name=stem, split=None) for stem in ("corpus", "queries")}
-    return {stem: tables.read(f"{name} ({stem})", one) for stem, one in {**texts, "qrels": qrels}.items()}
 
 
 def _judgements(

@@ -16,7 +16,7 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
     Raises:
         DataError: the source cannot be read, or lacks a column, a language or a usable row.
     """
-    ranking = ranking_sources.load(name, source, seed)
+    ranking = ranking_sources.of_files(name, source, seed)
     if ranking is not None:
         return ranking
     path = Path(source.path)
@@ -25,9 +25,11 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
             f"{name}: {path} holds MS MARCO's own files. Name the one to read: the triplets "
             "(`qidpidtriples.*.tsv`, `triples.*.tsv`), or the judgements of a ranking set (`qrels.*.tsv`)."
         )
-    xnli = xnli_sources.by_language(name, source, seed)
-    if xnli is not None:
-        return xnli
+    subsets = tables.subsets(source)
+    if {"corpus", "queries"} <= subsets:
+        return ranking_sources.of_subsets(name, source, subsets, seed)
+    if source.languages and set(source.languages) <= subsets:
+        return xnli_sources.of_subsets(name, source, source.languages, seed)
     rows = tables.read(name, source)
     columns = rows.column_names
     if set(tables.named(source, xnli_sources.FLAT_COLUMNS)) <= set(columns):

@@ -136,8 +136,11 @@ def _root_cause(error: BaseException) -> str:
 
 
 def subsets(source: config.Source) -> set[str]:
-    """The names of a data set's subsets on the hub or in a folder; none of a file, or where they cannot be listed."""
-    if not Path(source.path).is_dir() and not is_hub_id(source.path):
+    """The names of a data set's subsets on the hub or in a folder, where the source names none of them.
+
+    None of a file, or where they cannot be listed.
+    """
+    if source.name or not (Path(source.path).is_dir() or is_hub_id(source.path)):
         return set()
     try:
         return set(datasets.get_dataset_config_names(source.path, revision=source.revision))
@@ -155,18 +158,14 @@ def require_columns(name: str, path: str, present: Sequence[str], wanted: Sequen
     missing = [column for column in wanted if column not in present]
     if missing:
         raise errors.DataError(
-            f"{name}: {path} lacks the column{'s' if len(missing) > 1 else ''} {quoted(missing)}; it has "
-            f"{quoted(present)}. Name yours with `columns: {{query: ..., positive: ..., negative: ...}}`."
+            f"{name}: {path} lacks the column{'s' if len(missing) > 1 else ''} {config.listed(missing)}; it has "
+            f"{config.listed(present)}. Name yours with `columns: {{query: ..., positive: ..., negative: ...}}`."
         )
 
 
 def named(source: config.Source, columns: Sequence[config.Column]) -> list[str]:
     """What the source calls these columns."""
     return [source.columns.get(column, column) for column in columns]
-
-
-def quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"`{n}`" for n in names)
 
 
 def text(value: Any) -> str | None:

@@ -43,9 +43,9 @@ def load(name: str, source: config.Source, rows: datasets.Dataset, seed: int) ->
     names = _columns(name, source, rows)
     (language,) = tables.named(source, [tables.LANGUAGE])
     if language in rows.column_names:
-        present = sorted({tables.identity(one) for one in rows[language][:]})
-        chosen = set(tables.languages(name, source, present))
-        rows = rows.select([i for i, one in enumerate(rows[language][:]) if tables.identity(one) in chosen])
+        of_rows = [tables.identity(one) for one in rows[language][:]]
+        chosen = set(tables.languages(name, source, sorted(set(of_rows))))
+        rows = rows.select([i for i, one in enumerate(of_rows) if one in chosen])
     rows = rows.select(tables.sample(len(rows), source.limit, seed))
     nothing = [None] * len(rows)
     scores = next((one for one in SCORE_COLUMNS if one in rows.column_names), None)

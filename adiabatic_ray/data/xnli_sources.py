@@ -18,21 +18,20 @@ LABELS = ("entailment", "neutral", "contradiction")
 _LABEL_NUMBERS = {str(key): i for i, label in enumerate(LABELS) for key in (i, label)}
 
 
-def by_language(name: str, source: config.Source, seed: int) -> sets.Xnli | None:
-    """XNLI from one subset a language, as `facebook/xnli` has them beside `all_languages`; `None` for any other source.
+def of_subsets(name: str, source: config.Source, languages: list[str], seed: int) -> sets.Xnli:
+    """XNLI from one subset a language, as `facebook/xnli` has them beside `all_languages`.
 
-    It is read where `languages` are given that are all names of subsets, and no subset is.
+    Raises:
+        DataError: the subsets do not hold the same pairs in the same order.
     """
-    if source.name or not source.languages or not set(source.languages) <= tables.subsets(source):
-        return None
-    one = {language: dataclasses.replace(source, name=language, languages=None) for language in source.languages}
+    one = {language: dataclasses.replace(source, name=language, languages=None) for language in languages}
     read = {language: tables.read(f"{name} ({language})", subset) for language, subset in one.items()}
     first = next(iter(read.values()))
     for language, rows in read.items():
         tables.require_columns(f"{name} ({language})", source.path, rows.column_names, COLUMNS)
         if rows["label"][:] != first["label"][:]:
             raise errors.DataError(
-                f"{name}: the subset `{language}` of {source.path} has other rows than `{source.languages[0]}`; the "
+                f"{name}: the subset `{language}` of {source.path} has other rows than `{languages[0]}`; the "
                 "subsets must hold the same pairs in the same order."
             )
     texts = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,11 +94,11 @@ class Benchmark:
     def __init__(
         self,
         sets: Sequence[EvaluationSet],
-        objective: str | config.Objective | None = None,
+        objective: config.Objective | None = None,
         constraint: config.Constraint | None = None,
     ) -> None:
         self.sets = sets
-        self.objective = config.Objective(data=objective) if isinstance(objective, str) else objective
+        self.objective = objective
         self.guards = constraint.guarded if constraint else []
         self.alpha = constraint.alpha if constraint else 0.0
         self._data = {one.data.name: one.data for one in sets}
@@ -105,6 +106,7 @@ class Benchmark:
         self._judged = {name: ranking.Judged(data) for name, data in self._data.items() if isinstance(data, Ranking)}
         self._base_readings = self._read(lambda one: one.queries.open())
         self._base = self._outcomes(self._base_readings)
+        self._base_means = self._means(self._base_readings)
 
     def measure(self, encode: Encode) -> Measurement:
         """Measure an encoder, given as a function from query texts to unit-length embeddings `[n, d]`."""
@@ -112,6 +114,10 @@ class Benchmark:
 
     def untouched(self) -> Measurement:
         """The untouched encoder's own measurement: no gain, no change."""
+        return self._untouched
+
+    @functools.cached_property
+    def _untouched(self) -> Measurement:
         return self._measured(self._base_readings)
 
     def line(self, low: Measurement, high: Measurement) -> Callable[[float], Measurement]:
@@ -173,13 +179,10 @@ class Benchmark:
         return [*([self.objective] if self.objective else []), *self.guards]
 
     def _measured(self, readings: Mapping[str, Reading]) -> Measurement:
-        metrics: dict[str, float] = {}
-        for name, reading in readings.items():
-            if isinstance(reading, ranking.Found):
-                means, before = self._means(name, reading), self._means(name, self._base_readings[name])
-                metrics |= means
-                key = f"ndcg_at_10/{name}"
-                metrics[f"ndcg_at_10_change/{name}"] = means[key] - before[key]
+        metrics = self._means(readings)
+        for name in self._judged:
+            key = f"ndcg_at_10/{name}"
+            metrics[f"ndcg_at_10_change/{name}"] = metrics[key] - self._base_means[key]
         outcomes = self._outcomes(readings)
         for key, outcome in outcomes.items():
             if outcome.dim() == 1 or (self.objective and key == self.objective.key):
@@ -191,11 +194,14 @@ class Benchmark:
         compared = self._compare(kept, outcomes)
         return dataclasses.replace(compared, metrics={**metrics, **compared.metrics})
 
-    def _means(self, name: str, reading: Reading) -> dict[str, float]:
-        """The metrics of a ranking set, by the names under which they are stored and tracked."""
-        assert isinstance(reading, ranking.Found)
-        metrics = dict.fromkeys([*ranking.MEASURES, *self._named_metrics(name)])
-        return {f"{metric}/{name}": float(self._judged[name].values(reading.rows, metric).mean()) for metric in metrics}
+    def _means(self, readings: Mapping[str, Reading]) -> dict[str, float]:
+        """The metrics of the ranking sets, by the names under which they are stored and tracked."""
+        return {
+            config.metric_key(name, metric): float(self._judged[name].values(reading.rows, metric).mean())
+            for name, reading in readings.items()
+            if isinstance(reading, ranking.Found)
+            for metric in dict.fromkeys([*ranking.MEASURES, *self._named_metrics(name)])
+        }
 
     def _p_value(self, key: str, outcome: Tensor) -> float:
         """The p-value of a change: exact for triplets, by randomization for metrics, clustered by premise for XNLI."""

@@ -39,8 +39,7 @@ def improvement(evidence: Evidence, drawn: Tensor) -> Interval:
     """The improvement in percent, with replicates `[r, n]` of the units."""
     groups = evidence.overall()
     before, change = groups.before[:, 0].float(), groups.change[:, 0].float()
-    least = 1.0 if evidence.base.dtype == torch.bool else 1e-9
-    improvements = -100 * (drawn @ change) / (drawn @ before).clamp(min=least)
+    improvements = -100 * (drawn @ change) / (drawn @ before).clamp(min=evidence.least)
     low, high = improvements.quantile(torch.tensor([0.025, 0.975])).tolist()
     return Interval(evidence.improvement, low, high)
 
@@ -83,8 +82,7 @@ def _upper(evidence: Evidence, drawn: Tensor) -> Tensor:
     change, n = groups.change[:, 0].float(), len(evidence)
     total = drawn @ change
     spread = ((drawn @ change.square()) - total.square() / n).clamp(min=0).sqrt()
-    least = 1.0 if evidence.base.dtype == torch.bool else 1e-9
-    before = (drawn @ groups.before[:, 0].float()).clamp(min=least)
+    before = (drawn @ groups.before[:, 0].float()).clamp(min=evidence.least)
     return 100 * (total + significance.ONE_SIDED_95 * spread) / before
 
 

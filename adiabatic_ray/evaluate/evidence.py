@@ -64,6 +64,11 @@ class Evidence:
         """
         return improvement(float(self.base.double().sum()), float(self.change.sum()))
 
+    @property
+    def least(self) -> float:
+        """What stands for a sum of 0 of the untouched encoder, where a degradation is relative to it."""
+        return 1.0 if self.base.dtype == torch.bool else 1e-9
+
     def overall(self) -> Groups:
         """One group of everything."""
         total, change = (values.flatten(1).sum(1, keepdim=True) for values in self._cells)

@@ -140,13 +140,9 @@ def _degradation_z(grouped: Tensor) -> Tensor:
 
 
 def _overall_degradation(evidence: Evidence) -> tuple[float, float, float]:
-    """The degradation over everything with its lower and its upper bound, in percent of the base's sum.
-
-    Of outcomes the base's sum is taken to be 1 where it is 0.
-    """
+    """The degradation over everything with its lower and its upper bound, in percent of the base's sum."""
     groups = evidence.overall()
     per_unit = groups.change[:, 0]
     half_width = ONE_SIDED_95 * float((per_unit - per_unit.mean()).square().sum().sqrt())
-    total, before = float(per_unit.sum()), float(groups.before.sum())
-    base = max(1.0, before) if evidence.base.dtype == torch.bool else max(before, 1e-9)
+    total, base = float(per_unit.sum()), max(evidence.least, float(groups.before.sum()))
     return 100 * total / base, 100 * (total - half_width) / base, 100 * (total + half_width) / base

@@ -65,13 +65,13 @@ def gather(store: TrialStore) -> Evidence:
 def compared_sets(names: Iterable[str], metrics: Mapping[str, float]) -> list[str]:
     """The keys of what was compared with the untouched encoder on these sets: `xnli`, or `mrr_at_10/questions`."""
     keys = [key.removeprefix("improvement/") for key in metrics if key.startswith("improvement/")]
-    return [key for name in names for key in keys if key == name or key in _metric_keys(name, key)]
+    return [key for name in names for key in keys if _is_of(name, key)]
 
 
-def _metric_keys(name: str, key: str) -> list[str]:
-    """The key of a ranking set's metric, if the key's first part can be one."""
-    metric = key.partition("/")[0]
-    return [config.metric_key(name, metric)] if config.is_metric(metric) else []
+def _is_of(name: str, key: str) -> bool:
+    """Whether a key is that of a set, or of a metric of it; those of its languages are longer."""
+    metric, _, rest = key.partition("/")
+    return key == name or (rest == name and config.is_metric(metric))
 
 
 def _of_untouched(store: TrialStore) -> outcomes.Outcomes:

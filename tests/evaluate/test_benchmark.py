@@ -70,7 +70,9 @@ def data() -> dict[str, sets.DataSet]:
 
 @pytest.fixture
 def bench(tmp_path: Path, data: dict[str, sets.DataSet]) -> Benchmark:
-    return Benchmark([evaluation_set(tmp_path, d) for d in data.values()], "t", config.Constraint(data="x"))
+    return Benchmark(
+        [evaluation_set(tmp_path, d) for d in data.values()], config.Objective(data="t"), config.Constraint(data="x")
+    )
 
 
 def test_untouched_encoder_gains_and_harms_nothing(bench: Benchmark) -> None:
@@ -98,7 +100,7 @@ def test_a_tuned_encoder_is_measured_against_the_untouched(bench: Benchmark) -> 
 
 
 def test_triplets_can_be_guarded_too(tmp_path: Path, data: dict[str, sets.DataSet]) -> None:
-    bench = Benchmark([evaluation_set(tmp_path, data["t"])], "t", config.Constraint(data="t"))
+    bench = Benchmark([evaluation_set(tmp_path, data["t"])], config.Objective(data="t"), config.Constraint(data="t"))
     tuned = bench.measure(lambda texts: embed(texts, shift=0.8))
     assert tuned.violation is not None
     assert tuned.violation.worst == "overall"

@@ -50,7 +50,7 @@ def shifted(seed: int) -> dict[str, sets.DataSet]:
 @pytest.fixture(params=range(4))
 def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Benchmark:
     sets_ = [evaluation_set(tmp_path, one) for one in shifted(request.param).values()]
-    return Benchmark(sets_, "t", config.Constraint(data="x", margin=5.0))
+    return Benchmark(sets_, config.Objective(data="t"), config.Constraint(data="x", margin=5.0))
 
 
 def measure_at(bench: Benchmark, largest: float) -> Callable[[float], Measurement]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from adiabatic_ray import config
 from adiabatic_ray.data import cache
 from adiabatic_ray.data.sets import Triplets
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
@@ -270,7 +271,7 @@ def test_rows_that_were_left_out_and_the_untouched_encoder(pipe: Shown, data: Da
 
 
 def test_an_evaluation_point_in_this_process(pipe: Shown, embedded: EmbeddedData) -> None:
-    measured = Benchmark(embedded.selection, "questions", sweeps.MINIMAL.constraint).untouched()
+    measured = Benchmark(embedded.selection, config.Objective(data="questions"), sweeps.MINIMAL.constraint).untouched()
     point: Progress[Measurement] = Progress(4, 8, "running", {"loss": 0.25}, measured)
     output = pipe(lambda console: console.point(point))
     assert output.startswith("step 4/8: loss 0.2500, gain +0.00% (p 1.0e+00), constraint -1.00, worst ")
