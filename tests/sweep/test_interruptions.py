@@ -123,8 +123,17 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], what:
 
 
 def kill_trials() -> list[int]:
-    """Kill the processes in which this process's Ray trains; their ids."""
-    trials = [p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline())]
+    """Kill the processes in which this process's Ray trains; their ids.
+
+    Ray tells them by their titles, which it writes anew around each call: at that moment one reads as empty.
+    """
+    trials: list[psutil.Process] = []
+
+    def found() -> bool:
+        trials[:] = [p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline())]
+        return bool(trials)
+
+    until(found, "the process of a trial", seconds=30, pause=0.005)
     for process in trials:
         process.kill()
     return [process.pid for process in trials]
