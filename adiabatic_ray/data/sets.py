@@ -23,9 +23,10 @@ Item = TypeVar("Item", bound=Hashable)
 class Triplets:
     """`n` triplets: rows of `queries` (`query`) and of `passages` (`positive`, `negative`), each of shape `[n]`.
 
-    Pairs have no negatives: then `negative` is empty. `margins` `[n]` (float32), if any, are a teacher's: how much
-    higher it scores the positive. `language` `[n]` holds rows of `languages`, those of the queries; a set without
-    languages has none.
+    Pairs have no negatives: then `negative` is empty. `example` `[n]`, in ascending order, numbers the training
+    examples that they belong to: a positive of a row with all its negatives. Without it each has one negative.
+    `margins` `[n]` (float32), if any, are a teacher's: how much higher it scores the positive. `language` `[n]` holds
+    rows of `languages`, those of the queries; a set without languages has none.
     """
 
     unit: ClassVar = "triplets"
@@ -35,6 +36,7 @@ class Triplets:
     query: Rows
     positive: Rows
     negative: Rows
+    example: Rows | None = None
     margins: npt.NDArray[np.float32] | None = None
     languages: list[str] = field(default_factory=list)
     language: Rows | None = None
@@ -47,6 +49,12 @@ class Triplets:
     def pairs(self) -> bool:
         """Whether there are no negatives."""
         return len(self.negative) == 0
+
+    @property
+    def first(self) -> Rows:
+        """The first triplet of each training example."""
+        example = np.arange(len(self)) if self.example is None else self.example
+        return np.flatnonzero(np.diff(example, prepend=-1))
 
 
 @dataclass(frozen=True, kw_only=True)

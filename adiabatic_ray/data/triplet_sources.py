@@ -6,8 +6,8 @@
 - `query_id`, `positive_id`, `negative_id`, with the texts in the subsets `queries` and `corpus`
   (`sentence-transformers/msmarco`), or in the files `queries.*.tsv` and `collection.tsv` beside them (MS MARCO).
 
-Each negative of a row makes a triplet of its own. `score` or `label` is a teacher's margin between the positive and the
-negative, or a list of margins, or one of the scores of the positive and of each negative.
+A row with several negatives makes as many triplets. `score` or `label` is a teacher's margin between the positive and
+the negative, or a list of margins, or one of the scores of the positive and of each negative.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,17 +54,19 @@ def load(name: str, source: config.Source, rows: datasets.Dataset, seed: int) ->
     query, positive, *negatives = (rows[column][:] for column in names)
     cells = zip(query, positive, *negatives, strict=True)
     triplets = (
-        _Row(texts, one, margin)
-        for (q, p, *n), one, score in zip(cells, spoken, scored, strict=True)
-        for texts, margin in _each_negative(q, p, n, score)
+        _Row(texts, (number, place), one, margin)
+        for number, ((q, p, *n), one, score) in enumerate(zip(cells, spoken, scored, strict=True))
+        for place, positive_text in enumerate(_texts(p))
+        for texts, margin in _each_negative(q, positive_text, n, score)
     )
     return _build(name, source.path, triplets)
 
 
 class _Row(NamedTuple):
-    """A query, a positive and unless it is a pair a negative, as they are in the data."""
+    """A query, a positive and unless it is a pair a negative, as they are in the data, of the example of that key."""
 
     texts: tuple[Any, ...]
+    example: Hashable
     language: Any = None
     margin: float | None = None
 
@@ -93,16 +95,14 @@ def _columns(name: str, source: config.Source, rows: datasets.Dataset) -> list[s
 def _each_negative(
     query: Any, positive: Any, negatives: Sequence[Any], score: Any
 ) -> Iterator[tuple[tuple[Any, ...], float | None]]:
-    """A row's triplets with their margins, or its pair. Lists hold several texts, each for itself."""
+    """The triplets of one positive with their margins, or its pair. Lists hold several negatives, each for itself."""
     flat = [one for cell in negatives for one in _texts(cell)]
-    margins = _margins(score, len(flat))
-    for one in _texts(positive):
-        if not negatives:
-            yield (query, one), None
-        elif not flat:
-            yield (query, one, None), None
-        for negative, margin in zip(flat, margins, strict=True):
-            yield (query, one, negative), margin
+    if not negatives:
+        yield (query, positive), None
+    elif not flat:
+        yield (query, positive, None), None
+    for negative, margin in zip(flat, _margins(score, len(flat)), strict=True):
+        yield (query, positive, negative), margin
 
 
 def _margins(score: Any, negatives: int) -> Sequence[float | None]:
@@ -144,8 +144,8 @@ def _by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) 
         queries = _of_subset(name, source, "queries", ("query_id", "query"), wanted_queries)
         corpus = _of_subset(name, source, "corpus", ("passage_id", "passage"), wanted_passages)
     texts = (
-        _Row((queries.get(q), corpus.get(p), corpus.get(n)))
-        for q, p, n in zip(query_ids, positive_ids, negative_ids, strict=True)
+        _Row((queries.get(q), corpus.get(p), corpus.get(n)), number)
+        for number, (q, p, n) in enumerate(zip(query_ids, positive_ids, negative_ids, strict=True))
     )
     return _build(name, source.path, texts)
 
@@ -184,6 +184,7 @@ def _build(name: str, path: str, rows: Iterator[_Row]) -> sets.Triplets:
     languages: list[str] = []
     margins: list[float | None] = []
     kept: list[list[int]] = []
+    examples: list[Hashable] = []
     dropped: Counter[str] = Counter()
     for row in rows:
         query, *sides = texts = [tables.text(value) for value in row.texts]
@@ -193,6 +194,7 @@ def _build(name: str, path: str, rows: Iterator[_Row]) -> sets.Triplets:
             dropped["a `positive` that equals its `negative`"] += 1
         else:
             kept.append([*sets.index([query], queries), *sets.index([one for one in sides if one], passages)])
+            examples.append(row.example)
             languages += [] if row.language is None else [tables.identity(row.language)]
             margins.append(row.margin)
     tables.require_rows(name, path, len(kept), dropped)
@@ -204,6 +206,7 @@ def _build(name: str, path: str, rows: Iterator[_Row]) -> sets.Triplets:
         query=query_rows,
         positive=positive_rows,
         negative=negative_rows[0] if negative_rows else np.empty(0, dtype=np.int64),
+        example=np.array(sets.index(examples, {})) if len(set(examples)) < len(examples) else None,
         margins=None if None in margins else np.array(margins, dtype=np.float32),
         **tables.numbered(languages),
         dropped=dict(dropped),

@@ -45,18 +45,19 @@ def mined(
         stored = checkpoint.Checkpoint(mine(train, queries.open(), passages.open(), settings, seed), {})
         checkpoint.save(path, stored)
     source, negative = stored.tensors["row"].numpy(), stored.tensors["negative"].numpy()
-    without = len(train) - len(np.unique(source))
+    without = len(train.first) - len(np.unique(source))
     reason = "no negative that fits `train.negatives`"
     if len(source) == 0:
         raise errors.DataError(
-            f"train: mining found no negative for any of {len(train):,} rows. Raise `range_max`, or lower the margins, "
-            "of `train.negatives`."
+            f"train: mining found no negative for any of {len(train.first):,} rows. Raise `range_max`, or lower the "
+            "margins, of `train.negatives`."
         )
     return dataclasses.replace(
         train,
         query=train.query[source],
         positive=train.positive[source],
         negative=negative,
+        example=source,
         margins=None,
         language=None if train.language is None else train.language[source],
         dropped={**train.dropped, **({reason: without} if without else {})},
@@ -66,7 +67,7 @@ def mined(
 def mine(
     train: sets.Triplets, queries: Tensor, passages: Tensor, settings: config.Negatives, seed: int
 ) -> dict[str, Tensor]:
-    """Mine negatives: `row` numbers of the set, each with a `negative`, a row of its passages; both `[m]`."""
+    """Mine negatives: `row`, of each example its first triplet, with a `negative`, a row of passages; both `[m]`."""
     data = sets.as_ranking(train)
     own = np.unique(train.query)  # the rows of its queries, in its order
     most = max(len(judged) for judged in data.judgements)
@@ -83,10 +84,10 @@ def mine(
         draw = torch.rand(candidates.shape, generator=generator).masked_fill(~candidates, -1.0)
         nth = draw.sort(dim=1, descending=True).values[:, [min(settings.num_negatives, draw.shape[1]) - 1]]
         chosen = candidates & (draw >= nth)
-    query_of = np.searchsorted(own, train.query)
     mine_of = [rows[i][chosen[i]] for i in range(len(data))]
-    row = [number for number, query in enumerate(query_of) for _ in mine_of[query]]
-    negative = [mine_of[query] for query in query_of]
+    examples = list(zip(train.first.tolist(), np.searchsorted(own, train.query[train.first]), strict=True))
+    row = [number for number, query in examples for _ in mine_of[query]]
+    negative = [mine_of[query] for _, query in examples]
     return {"row": torch.tensor(row, dtype=torch.long), "negative": torch.cat(negative)}
 
 

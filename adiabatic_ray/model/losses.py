@@ -25,16 +25,16 @@ def margin_mse(query: Tensor, positive: Tensor, negative: Tensor, margins: Tenso
     return torch.nn.functional.mse_loss((query * positive).sum(-1) - (query * negative).sum(-1), margins)
 
 
-def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tensor, same: Tensor) -> Tensor:
+def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tensor, unused: Tensor) -> Tensor:
     """Cross-entropy of each query's positive among all positives and negatives of the batch, on cosines.
 
-    This is sentence-transformers' MultipleNegativesRankingLoss with one hard negative, whose `scale` is
-    `1 / temperature`. `same[i, j]` (bool, `[b, 2b]`) says whether passage `j` is the same as the positive of query `i`;
-    such a passage is not used as a negative. Of pairs, `negative` is `[0, d]` and `same` `[b, b]`.
+    This is sentence-transformers' MultipleNegativesRankingLoss, whose `scale` is `1 / temperature`. `negative` is
+    `[n, d]`: those of all queries, none for pairs. `unused[i, j]` (bool, `[b, b + n]`) says which passages are not
+    negatives of query `i`, such as copies of its positive; its positive itself is always used.
 
     Source: van den Oord et al. 2018; Henderson et al. 2017.
     """
     scores = query @ torch.cat([positive, negative]).T / temperature
     target = torch.arange(len(query), device=query.device)
-    other_copies = same & ~torch.eye(*same.shape, dtype=torch.bool, device=same.device)
-    return torch.nn.functional.cross_entropy(scores.masked_fill(other_copies, float("-inf")), target)
+    unused = unused & ~torch.eye(*unused.shape, dtype=torch.bool, device=unused.device)
+    return torch.nn.functional.cross_entropy(scores.masked_fill(unused, float("-inf")), target)

@@ -165,7 +165,7 @@ def _time(sweep: config.Sweep, plan: resources.Plan, data: embedded_data.Data, m
     filling = sum(len(dataset.passages) for _, _, dataset in _sets(data)) * per_passage
     queries = sum(len(dataset.queries) for dataset in data.selection.values())
     evaluations = settings.evaluations + len(sweep.evaluate.scales)
-    a_trial = triplets.steps(settings, len(data.train)) * per_step + evaluations * queries * per_query
+    a_trial = triplets.steps(settings, data.train) * per_step + evaluations * queries * per_query
     whole = filling / max(1.0, plan.filling_cpus / plan.cpus) + a_trial * space.num_trials(sweep) / plan.concurrent
     return (
         f"time on this machine: about {_duration(a_trial)} a trial, {_duration(whole)} in all when nothing is cached "

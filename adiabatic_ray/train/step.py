@@ -10,7 +10,7 @@ from torch import Tensor
 from adiabatic_ray import config
 from adiabatic_ray.model import losses
 
-# (query embeddings [b, d], positives [b, d], negatives [b, d], same [b, 2b], a teacher's margins [b]) -> loss
+# (query embeddings [b, d], positives [b, d], negatives [n, d], unused [b, b + n], a teacher's margins [b]) -> loss
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -18,7 +18,9 @@ def loss_function(settings: config.Train, device: torch.device) -> Loss:
     """The loss that a trial's settings name, with its hyper-parameter as a tensor on the device."""
     if settings.loss == "infonce":
         temperature = torch.tensor(settings.temperature, device=device)
-        return lambda query, positive, negative, same, _: losses.infonce(query, positive, negative, temperature, same)
+        return lambda query, positive, negative, unused, _: losses.infonce(
+            query, positive, negative, temperature, unused
+        )
     if settings.loss == "margin_mse":
         return lambda query, positive, negative, _, margins: losses.margin_mse(query, positive, negative, margins)
     margin = torch.tensor(settings.margin, device=device)

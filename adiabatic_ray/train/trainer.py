@@ -72,7 +72,8 @@ class Trainer:
         self.backward: graphs.Backward = self._backward
         if self.graphed:
             self.backward = graphs.CudaGraphs(self._backward, list(self.model.deltas))
-        self.batch = triplets.batches(len(data.triplets), settings.batch_size, seed)
+        every = settings.loss == "infonce"
+        self.batch = triplets.of_examples(data.triplets, settings.batch_size, seed, every_negative=every)
         self.step = 0
         self._interval: list[float] = []  # losses since the last evaluation point
 
@@ -101,9 +102,9 @@ class Trainer:
         accumulated = self.settings.gradient_accumulation_steps
         loss = torch.zeros((), device=self.encoder.device)
         for micro in range(accumulated):
-            rows = self.batch(self.step * accumulated + micro).numpy()
+            chosen = self.batch(self.step * accumulated + micro)
             with self.accelerator.accumulate(self.prepared):
-                micro_loss = self.backward(*self._batch(rows))
+                micro_loss = self.backward(*self._batch(chosen))
                 if self.accelerator.sync_gradients:
                     self.shares.sum_gradients(list(self.model.deltas))
                 self.optimizer.step()
@@ -111,23 +112,25 @@ class Trainer:
             loss += micro_loss / accumulated
         return loss
 
-    def _batch(self, rows: Rows) -> tuple[Tensor, ...]:
+    def _batch(self, chosen: Rows) -> tuple[Tensor, ...]:
         """The tokens of this process's queries, their mask, and the rest of the whole batch, all on the device."""
         data, device = self.data.triplets, self.encoder.device
+        rows, all_of_them = chosen[:, 0], chosen.ravel()
         queries = [self.data.tokens[i] for i in self.shares.own(data.query[rows])]
         tokens = self.encoder.collate(queries, graphs.WIDTH if self.graphed else 1)
         positive = torch.from_numpy(data.positive[rows])
-        negative = torch.from_numpy(data.negative if data.pairs else data.negative[rows])
-        same = (positive[:, None] == torch.cat([positive, negative])).to(device)
+        negative = torch.from_numpy(data.negative if data.pairs else data.negative[all_of_them])
+        unused = positive[:, None] == torch.cat([positive, negative])
+        unused[:, len(rows) :] |= torch.from_numpy(all_of_them[: len(negative)] < 0)
         passages = (self.data.passages[side].to(device) for side in (positive, negative))
         margins = torch.zeros(0) if data.margins is None else torch.from_numpy(data.margins[rows])
-        return tokens["input_ids"], tokens["attention_mask"], *passages, same, margins.to(device)
+        return tokens["input_ids"], tokens["attention_mask"], *passages, unused.to(device), margins.to(device)
 
     def _backward(self, ids: Tensor, mask: Tensor, *batch: Tensor) -> Tensor:
         """Add a batch's gradients to the displacement's, and return the loss."""
         own = self.prepared({"input_ids": ids, "attention_mask": mask})
-        positive, negative, same, margins = batch
-        loss = self.loss(self.shares.whole(own, len(positive)), positive, negative, same, margins)
+        positive, negative, unused, margins = batch
+        loss = self.loss(self.shares.whole(own, len(positive)), positive, negative, unused, margins)
         self.accelerator.backward(loss)
         return loss.detach()
 

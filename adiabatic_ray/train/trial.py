@@ -72,7 +72,7 @@ def run(
         MaskError: `settings.freeze` does not fit the encoder.
         ConfigError: `settings.mixed_precision` does not fit the device.
     """
-    total = triplets.steps(settings, len(data.triplets))
+    total = triplets.steps(settings, data.triplets)
     trainer: Trainer | None = None
     try:
         trainer = Trainer(encoder, data, settings, seed if settings.seed is None else settings.seed)

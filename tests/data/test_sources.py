@@ -627,3 +627,15 @@ def test_margins_of_several_negatives(tmp_path: Path) -> None:
         data = load_triplets(write(tmp_path / f"{len(score)}.jsonl", [{**row, "score": score}]))
         assert data.margins is not None
         assert data.margins.tolist() == [1.0, 2.0]
+        assert data.first.tolist() == [0]
+
+
+def test_each_positive_of_a_row_is_an_example_with_all_its_negatives(tmp_path: Path) -> None:
+    rows = [
+        {"query": "a", "pos": ["p", "o"], "neg": ["m", "n"]},
+        {"query": "b", "pos": ["p"], "neg": ["m"]},
+        {"query": "c", "pos": ["p"], "neg": ["p", "n"]},  # of which one is dropped
+    ]
+    data = load_triplets(write(tmp_path / "flag.jsonl", rows))
+    assert [data.passages[i] for i in data.positive] == ["p", "p", "o", "o", "p", "p"]
+    assert data.first.tolist() == [0, 2, 4, 5]

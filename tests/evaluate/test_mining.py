@@ -96,5 +96,6 @@ def test_mined_negatives_are_cached(pairs: sets.Triplets, encoder: Encoder, tmp_
     assert path.stat().st_mtime_ns == written
     assert np.array_equal(first.negative, again.negative)
     assert not first.pairs
+    assert np.array_equal(np.diff(first.first, append=len(first)), np.full(len(pairs), 2))
     with pytest.raises(errors.DataError, match=r"mining found no negative for any of 170 rows. Raise `range_max`"):
         mining.mined(tmp_path, pairs, *tables, config.Negatives(max_score=-1.0), 0)

@@ -38,6 +38,17 @@ def test_infonce_is_multiple_negatives_ranking(embeddings: list[torch.Tensor]) -
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_infonce_with_two_negatives_a_query_is_multiple_negatives_ranking(embeddings: list[torch.Tensor]) -> None:
+    query, positive, negative = embeddings
+    others = negative.flip(0)
+    expected = reference.MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0).compute_loss_from_embeddings(
+        [query, positive, negative, others], None
+    )
+    both = torch.stack([negative, others], dim=1).flatten(0, 1)
+    loss = losses.infonce(query, positive, both, torch.tensor(0.05), torch.eye(6, 18, dtype=torch.bool))
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_infonce_of_pairs_is_multiple_negatives_ranking(embeddings: list[torch.Tensor]) -> None:
     query, positive, negative = embeddings
     expected = reference.MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0).compute_loss_from_embeddings(

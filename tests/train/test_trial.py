@@ -123,6 +123,25 @@ def test_pairs_train_on_the_batchs_other_passages(run: Run, data: trial.Training
     assert points[-1].metrics["loss"] < with_negatives.metrics["loss"]  # the task is easier
 
 
+def test_infonce_compares_with_all_negatives_of_all_queries(data: trial.TrainingData, encoder: Encoder) -> None:
+    """The first step's loss, with one, two and three negatives, against a plain loop."""
+    few = data.triplets
+    first, example = np.array([0, 10, 20]), np.array([0, 1, 1, 2, 2, 2])
+    rows = first[example]
+    negative = few.negative[[0, 1, 2, 3, 4, 5]]
+    triplets = dataclasses.replace(
+        few, query=few.query[rows], positive=few.positive[rows], negative=negative, example=example, margins=None
+    )
+    settings = dataclasses.replace(SETTINGS, loss="infonce", steps=1, evaluations=1, batch_size=3)
+    *_, last = trial.run(encoder, dataclasses.replace(data, triplets=triplets), settings, Benchmark([]).measure, seed=0)
+
+    queries = encoder.encode([few.queries[i] for i in few.query[first]], "query")
+    passages = data.passages[torch.from_numpy(np.concatenate([few.positive[first], negative]))]
+    scores = (queries @ passages.T / settings.temperature).double()
+    expected = [float(torch.logsumexp(scores[i], 0) - scores[i, i]) for i in range(3)]
+    assert last.metrics["loss"] == pytest.approx(sum(expected) / 3, abs=1e-5)
+
+
 def test_frozen_parameters_stay_bit_identical(run: Run, encoder: Encoder, pocket: Path) -> None:
     before = {name: weight.clone() for name, weight in encoder.parameters.items()}
     moved = end(run(freeze="embeddings+layer.0", learning_rate=1e-2))
