@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,7 +18,11 @@ from adiabatic_ray.data.sets import Ranking
 MEASURES = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_100", "recall_at_1000")  # reported of every set
 MAP_DEPTH = 1000  # passages that are retrieved for `map`, as in BEIR
 POOL = 100  # of each search, the first passages that a prediction ranks
-QUERIES_PER_BLOCK, PASSAGES_PER_CHUNK = 256, 65_536  # bound the memory of a block of scores
+QUERIES_PER_BLOCK, PASSAGES_PER_CHUNK = 1024, 4096  # a block of scores fits in a CPU's cache
+QUERIES_PER_GATHER = 256  # of which all passages that were found are copied
+COLUMNS_PER_GROUP = 16  # of a block of scores, of which the highest is looked at first
+PASSAGES_PER_SAMPLE, SAMPLE_PAYS = 16_384, 8  # where it is at most an eighth of the passages
+LOWEST = torch.finfo(torch.float32).min
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -50,37 +55,81 @@ def _searched(data: Ranking, count: int) -> list[tuple[Tensor, tuple[int, int]]]
 def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) -> Tensor:
     """Rows `[n, depth]` of the nearest passages; -1 where there are no more.
 
-    After the first chunk few passages score higher than the worst that was found, so that a look at all scores of a
-    chunk costs less than ranking them.
+    Only scores as high as a sample of the passages leads to expect are looked at, and it is seen whether they suffice.
     """
+    least = _expected(queries, passages, depth)
+    rows = _at_least(least, queries, identical, passages, depth)
+    few = ((rows < 0).any(1) & (least[:, 0] > LOWEST)).nonzero()[:, 0]
+    if len(few):
+        any_score = torch.full((len(few), 1), LOWEST)
+        rows[few] = _at_least(any_score, queries[few], identical[few], passages, depth)
+    return rows
+
+
+def _expected(queries: Tensor, passages: Tensor, depth: int) -> Tensor:
+    """Scores `[n, 1]` that at least `depth` passages are expected to have; the lowest of all where it does not pay.
+
+    In a random sample the number of the `depth` best has about a Poisson distribution. Of a million queries three find
+    too few passages above a score that lies five of its deviations lower.
+    """
+    expected = depth * PASSAGES_PER_SAMPLE / len(passages)
+    enough = math.ceil(expected + 5 * math.sqrt(expected)) + 1
+    if enough > PASSAGES_PER_SAMPLE // SAMPLE_PAYS or len(passages) < SAMPLE_PAYS * PASSAGES_PER_SAMPLE:
+        return torch.full((len(queries), 1), LOWEST)
+    sample = torch.randint(len(passages), (PASSAGES_PER_SAMPLE,), generator=torch.Generator().manual_seed(0))
+    return (queries @ passages[sample.sort().values].T).topk(enough, dim=1).values[:, -1:]
+
+
+def _at_least(least: Tensor, queries: Tensor, identical: Tensor, passages: Tensor, depth: int) -> Tensor:
+    """Rows `[n, depth]` of the nearest passages whose scores are at least `least` `[n, 1]`; -1 where there are no more.
+
+    The hits of a chunk are only collected. When there are many, the best are kept, and nothing worse is a hit any more.
+    """
+    width = min(PASSAGES_PER_CHUNK, len(passages))
+    scores = torch.empty(len(queries), math.ceil(width / COLUMNS_PER_GROUP) * COLUMNS_PER_GROUP)
     best_scores = torch.empty(len(queries), 0)
     best_rows = torch.empty(len(queries), 0, dtype=torch.long)
-    for start in range(0, len(passages), PASSAGES_PER_CHUNK):
-        scores = queries @ passages[start : start + PASSAGES_PER_CHUNK].T
-        here = (identical >= start) & (identical < start + scores.shape[1])
+    hits: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, len(passages), width):
+        chunk = passages[start : start + width]
+        torch.mm(queries, chunk.T, out=scores[:, : len(chunk)])
+        scores[:, len(chunk) :] = float("-inf")
+        here = (identical >= start) & (identical < start + len(chunk))
         scores[here.nonzero()[:, 0], identical[here] - start] = float("-inf")
-        if best_scores.shape[1] < depth:
-            near, rows = scores.topk(min(depth, scores.shape[1]), dim=1)
-        else:
-            near, rows = _above(scores, best_scores.amin(1, keepdim=True))
-        best_rows = torch.cat([best_rows, rows + start], dim=1)
-        best_scores, chosen = torch.cat([best_scores, near], dim=1).topk(min(depth, best_rows.shape[1]), dim=1)
-        best_rows = best_rows.gather(1, chosen)
+        any_score = bool((least == LOWEST).any())
+        near, columns = scores.topk(min(depth, scores.shape[1]), dim=1) if any_score else _hits(scores, least)
+        hits.append((near, columns + start))
+        if any_score or sum(near.shape[1] for near, _ in hits) >= 2 * depth or start + width >= len(passages):
+            best_rows = torch.cat([best_rows, *(rows for _, rows in hits)], dim=1)
+            best_scores = torch.cat([best_scores, *(near for near, _ in hits)], dim=1)
+            best_scores, chosen = best_scores.topk(min(depth, best_rows.shape[1]), dim=1)
+            best_rows = best_rows.gather(1, chosen)
+            hits = []
+            if best_scores.shape[1] == depth:
+                least = torch.maximum(least, best_scores[:, -1:])
     # `topk` leaves the order of equal scores open; here the passage that comes first in the corpus goes first.
     best_rows, by_row = best_rows.sort(dim=1)
     best_scores = best_scores.gather(1, by_row)
     best_rows = best_rows.masked_fill(best_scores.isinf(), -1)
-    return best_rows.gather(1, best_scores.argsort(dim=1, descending=True, stable=True))
+    best_rows = best_rows.gather(1, best_scores.argsort(dim=1, descending=True, stable=True))
+    return torch.nn.functional.pad(best_rows, (0, depth - best_rows.shape[1]), value=-1)
 
 
-def _above(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores above `least` `[n, 1]` in each row and their columns, filled up with minus infinity to one width."""
-    row, column = (scores > least).nonzero(as_tuple=True)
+def _hits(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of at least `least` `[n, 1]` in each row, filled up with minus infinity to one width; their columns.
+
+    Columns are looked at in groups, by the highest score of each: nearly none has a hit.
+    """
+    groups = scores.view(len(scores), COLUMNS_PER_GROUP, -1)
+    row, group = (groups.amax(1) >= least).nonzero(as_tuple=True)
+    near = groups[row, :, group]
+    hit, place_in_group = (near >= least[row]).nonzero(as_tuple=True)
+    found, row, column = near[hit, place_in_group], row[hit], place_in_group * groups.shape[2] + group[hit]
     counts = torch.bincount(row, minlength=len(scores))
     place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
     near = torch.full((len(scores), int(counts.max())), float("-inf"))
     columns = torch.zeros(near.shape, dtype=torch.long)
-    near[row, place], columns[row, place] = scores[row, column], column
+    near[row, place], columns[row, place] = found, column
     return near, columns
 
 
@@ -109,8 +158,8 @@ def between(low: Found, high: Found, passages: Tensor, depth: int) -> Callable[[
     ends = []
     for one in (low, high):
         scores = torch.empty(pool.shape)
-        for start in range(0, len(pool), QUERIES_PER_BLOCK):
-            block = slice(start, start + QUERIES_PER_BLOCK)
+        for start in range(0, len(pool), QUERIES_PER_GATHER):
+            block = slice(start, start + QUERIES_PER_GATHER)
             near = passages[pool[block].clamp(min=0)]
             scores[block] = torch.bmm(near, one.queries[block, :, None])[:, :, 0]
         ends.append(scores.masked_fill(repeated, float("-inf")))

@@ -90,11 +90,47 @@ def test_queries_are_searched_for_in_their_own_range() -> None:
         assert (rows[i, last - first :] == -1).all()
 
 
-def test_search_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_search(data: sets.Ranking, queries: torch.Tensor, passages: torch.Tensor, depth: int) -> list[list[int]]:
+    """Every score of a query, sorted in one go."""
+    found = []
+    for query, own in zip(queries, data.identical.tolist(), strict=True):
+        scores = (passages @ query).tolist()
+        ranked = sorted((row for row in range(len(passages)) if row != own), key=lambda row: -scores[row])
+        found.append(ranked[:depth])
+    return found
+
+
+@pytest.mark.parametrize("chunk", [130, 4096])
+@pytest.mark.parametrize("sample", [64, 10**9])
+def test_search_in_chunks_with_and_without_a_sample(monkeypatch: pytest.MonkeyPatch, chunk: int, sample: int) -> None:
     data, queries, passages = make(0)
-    whole = ranking.search(data, queries, passages, 100)
-    monkeypatch.setattr(ranking, "PASSAGES_PER_CHUNK", 130)
-    assert torch.equal(ranking.search(data, queries, passages, 100), whole)
+    monkeypatch.setattr(ranking, "PASSAGES_PER_CHUNK", chunk)
+    monkeypatch.setattr(ranking, "PASSAGES_PER_SAMPLE", sample)
+    # In steps of 1/8 all scores are exact, and many are equal only by a copy.
+    queries, passages = ((8 * one).round() / 8 for one in (8 * queries, 8 * passages))
+    found = ranking.search(data, queries, passages, 20)
+    for ours, theirs, query in zip(found.tolist(), plain_search(data, queries, passages, 20), queries, strict=True):
+        scores = passages @ query
+        assert scores[ours].tolist() == scores[theirs].tolist()
+        assert len(set(ours)) == 20
+        above = [row for row in theirs if scores[row] > scores[theirs[-1]]]
+        assert ours[: len(above)] == above
+
+
+def test_a_sample_that_misleads_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest passages are all that the sample has, so that few of the rest are as near."""
+    data, queries, passages = make(0)
+    monkeypatch.setattr(ranking, "PASSAGES_PER_SAMPLE", 64)
+    sampled: list[torch.Tensor] = []
+    expected = ranking._expected
+
+    def of_the_nearest(queries: torch.Tensor, passages: torch.Tensor, depth: int) -> torch.Tensor:
+        sampled.append(expected(queries, passages, depth))
+        return (queries @ passages.T).topk(depth // 2, dim=1).values[:, -1:]
+
+    monkeypatch.setattr(ranking, "_expected", of_the_nearest)
+    assert ranking.search(data, queries, passages, 20).tolist() == plain_search(data, queries, passages, 20)
+    assert (sampled[0] > ranking.LOWEST).all()
 
 
 def test_a_corpus_smaller_than_the_depth() -> None:
