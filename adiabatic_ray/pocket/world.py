@@ -7,7 +7,8 @@ in every language, so a scene can be told in each by putting its phrases in that
 - `xnli`: premises with an entailed, a neutral and a contradicting hypothesis, in all languages;
 - `questions`: English queries with a passage that answers and one that does not. They have a style of their own, in
   words that occur in nothing the encoder was trained on: this is what tuning can learn;
-- `titles`: English titles with the abstract that belongs and one that does not.
+- `titles`: English titles with the abstract that belongs and one that does not;
+- `archive`: for each language a corpus, queries and judgements, as in BEIR and MIRACL.
 
 All are written in the layouts that users bring: what reads them is the code that reads MS MARCO and XNLI.
 """
@@ -37,6 +38,7 @@ SIZES = {
     "questions": {"train": 4000, "selection": 2000, "confirmation": 2000},
     "titles": {"selection": 1000, "confirmation": 1000},
 }
+QUERIES = {"selection": 150, "confirmation": 150}  # of each language of the archive
 
 
 @cache
@@ -75,17 +77,15 @@ def abridged(rng: random.Random, scene: Scene) -> Scene:
 
 
 def write(folder: Path) -> None:
-    """Write all data sets as JSON Lines: `folder/<set>/<split>.jsonl`."""
+    """Write all data sets: `folder/<set>/<split>.jsonl`, and of the archive a BEIR folder for each language."""
     makers = {"xnli": _xnli_rows, "questions": _question_row, "titles": _title_row}
     for name, splits in SIZES.items():
         for split, count in splits.items():
             rng = random.Random(f"{name} {split}")  # noqa: S311 - not cryptography
             path = folder / name / f"{split}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made = (makers[name](rng) for _ in range(count))
-            with path.open("w", encoding="utf-8") as file:
-                for row in _flat(made):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            _write_rows(path, _flat(makers[name](rng) for _ in range(count)))
+    for language in LANGUAGES:
+        _write_archive(folder / "archive" / language, language)
 
 
 def texts() -> list[str]:
@@ -94,6 +94,13 @@ def texts() -> list[str]:
     scenes = [any_scene(rng) for _ in range(2000)]
     told = [sentence(scene, language) for scene in scenes for language in LANGUAGES]
     return told + [str(_question_row(rng)["query"]) for _ in range(2000)]
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _flat(rows: Iterable[Any]) -> Iterable[dict[str, Any]]:
@@ -229,3 +236,32 @@ def _abstract(rng: random.Random, scene: Scene) -> str:
     ]
     rng.shuffle(told)
     return " ".join(told)
+
+
+# ---- The archive ---------------------------------------------------------------------------------------------------
+
+
+def _write_archive(folder: Path, language: str) -> None:
+    """Queries that tell part of a scene, and passages that tell it whole or with one phrase changed.
+
+    Each language has scenes of its own, so that no query says the same as one of another language.
+    """
+    rng = random.Random(f"archive {language}")  # noqa: S311 - not cryptography
+    corpus: list[dict[str, str]] = []
+    queries: list[dict[str, str]] = []
+    for split, count in QUERIES.items():
+        judgements = []
+        for _ in range(count):
+            scene = draw(rng, "subject", "action", "manner", "place", "time")
+            identity = str(len(queries))
+            told = {slot: scene[slot] for slot in ("subject", "action", rng.choice(["place", "time"]))}
+            queries.append({"_id": identity, "text": sentence(told, language)})
+            changed = [scene | {slot: _other(rng, slot, scene[slot])} for slot in rng.sample(sorted(told), 2)]
+            for number, one in enumerate([scene, *changed]):
+                also = draw(rng, "subject", "action", rng.choice(SLOTS[3:]))
+                text = f"{sentence(one, language)} {sentence(also, language)}"
+                corpus.append({"_id": f"{identity}-{number}", "title": "", "text": text})
+            judgements.append({"query-id": identity, "corpus-id": f"{identity}-0", "score": 1})
+        _write_rows(folder / "qrels" / f"{split}.jsonl", judgements)
+    _write_rows(folder / "corpus.jsonl", corpus)
+    _write_rows(folder / "queries.jsonl", queries)

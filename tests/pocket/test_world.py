@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from adiabatic_ray import config
+from adiabatic_ray.data import sets, sources
 from adiabatic_ray.pocket import world
 
 
@@ -36,7 +38,7 @@ def test_written_data_are_the_same_each_time(tmp_path: Path) -> None:
     world.write(tmp_path / "a")
     world.write(tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.jsonl"))
-    assert len(files) == 7
+    assert len(files) == 7 + 4 * len(world.LANGUAGES)
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -76,3 +78,15 @@ def test_question_words_are_new_to_the_encoder(pocket: Path) -> None:
     for word in ("please", "kindly", "who", "where", "archive"):
         assert word not in known
         assert any(word in row["query"] for row in read(pocket, "questions/train.jsonl"))
+
+
+def test_each_language_of_the_archive_has_one_answer_to_a_query(pocket: Path) -> None:
+    for language in world.LANGUAGES:
+        source = config.Source(path=str(pocket / "archive" / language), split="confirmation")
+        data = sources.load("archive", source, seed=0)
+        assert isinstance(data, sets.Ranking)
+        assert (len(data), len(data.passages)) == (150, 900)
+        assert all(len(judged) == 1 for judged in data.judgements)
+        answer = data.passages[next(iter(data.judgements[0]))]
+        shared = set(answer.lower().split()) & set(data.queries[0].lower().strip(".").split())
+        assert len(shared) > 2, language

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from sentence_transformers import SentenceTransformer
 import adiabatic_ray
 from adiabatic_ray import config
 from adiabatic_ray.data import sets, sources
+from adiabatic_ray.pocket import world
 from adiabatic_ray.report import page
+from adiabatic_ray.sweep import driver
+from adiabatic_ray.sweep.console import Console
+from adiabatic_ray.trials.layout import StorageFolder
 from adiabatic_ray.trials.store import TrialStore
 
 
@@ -83,6 +88,69 @@ def test_a_sweep_judged_by_rankings(load_sweep: Callable[..., config.Sweep], poc
     assert "paired randomization" in text
     assert "ndcg_at_10/titles" in (result.folder / "best" / "query_encoder" / "README.md").read_text(encoding="utf-8")
     assert page.write(store)
+
+
+def misled_in_turkish(pocket: Path, path: Path) -> Path:
+    """Queries of the archive in all languages; the answers of the Turkish ones are called wrong."""
+    rng = random.Random(0)
+    rows = []
+    for language in world.LANGUAGES:
+        folder = str(pocket / "archive" / language)
+        archive = sources.load(language, config.Source(path=folder, split="selection"), seed=0)
+        assert isinstance(archive, sets.Ranking)
+        answers = [archive.passages[row] for judged in archive.judgements for row in judged]
+        for query, answer in zip(archive.queries, answers, strict=True):
+            sides = [answer, rng.choice([one for one in answers if one != answer])]
+            positive, negative = reversed(sides) if language == "tr" else sides
+            rows.append({"query": query, "positive": positive, "negative": negative})
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("guarded", [True, False])
+def test_harm_in_one_language_of_one_retrieval_guard_is_found(
+    load_sweep: Callable[..., config.Sweep],
+    pocket: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    guarded: bool,
+) -> None:
+    """Only token embeddings are trained, of which Turkish has its own."""
+    guards = [{"data": "titles", "margin": 20.0}]
+    if guarded:
+        guards += [{"data": "archive", "metric": "ndcg_at_10", "margin": 20.0, "language_margin": 20.0}]
+    sweep = load_sweep(
+        {
+            "train.data": {"path": str(misled_in_turkish(pocket, tmp_path / "train.jsonl"))},
+            "train.steps": 60,
+            "train.margin": 0.3,
+            "train.evaluations": 1,
+            "evaluate.selection.archive": {"path": str(pocket / "archive"), "split": "selection"},
+            "evaluate.selection.titles": {"path": str(pocket / "titles" / "selection.jsonl"), "limit": 400},
+            "evaluate.confirmation": None,
+            "constraint": {"guards": guards},
+            "search.candidates": "whole",
+            "search.space": {
+                "learning_rate": [3e-4],
+                "batch_size": [28],
+                "freeze": ["encoder+position_embeddings+token_type_embeddings+LayerNorm"],
+            },
+            "budget.trials": 1,
+        }
+    )
+    driver.run(sweep, Console())
+    trained = TrialStore(StorageFolder.at(sweep.storage).sweep(sweep.name).path).records[1]
+    assert trained.feasible == (not guarded)
+    assert trained.metrics["ndcg_at_10_change/archive"] > -0.02
+    if guarded:
+        changes = {one: trained.metrics[f"improvement/ndcg_at_10/archive/{one}"] for one in world.LANGUAGES}
+        assert changes.pop("tr") < -15
+        assert min(changes.values()) > -5
+    printed = capsys.readouterr().out
+    assert ("infeasible at ndcg_at_10/archive/tr" in printed) == guarded
+    assert (trained.worst == "ndcg_at_10/archive/tr") == guarded
 
 
 def oracle(model: SentenceTransformer, sweep: config.Sweep, pocket: Path) -> float:
