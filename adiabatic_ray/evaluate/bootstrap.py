@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from adiabatic_ray.evaluate import significance
-from adiabatic_ray.evaluate.evidence import Evidence, Guarded
+from adiabatic_ray.evaluate.evidence import OVERALL, Evidence, Groups, Guarded
+from adiabatic_ray.evaluate.evidence import improvement as relative
 
 REPLICATES = 1000
 
@@ -37,11 +38,25 @@ def replicates(n: int, seed: int, count: int = REPLICATES) -> Tensor:
 
 def improvement(evidence: Evidence, drawn: Tensor) -> Interval:
     """The improvement in percent, with replicates `[r, n]` of the units."""
-    groups = evidence.overall()
-    before, change = groups.before[:, 0].float(), groups.change[:, 0].float()
-    improvements = -100 * (drawn @ change) / (drawn @ before).clamp(min=evidence.least)
-    low, high = improvements.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Interval(evidence.improvement, low, high)
+    return _improvements(evidence.overall(), evidence, drawn)[OVERALL]
+
+
+def by_language(evidence: Evidence, drawn: Tensor) -> dict[str, Interval]:
+    """The improvement of each query language in percent, with replicates `[r, n]` of all units."""
+    return {
+        name: interval
+        for groups in evidence.by_language()
+        for name, interval in _improvements(groups, evidence, drawn).items()
+    }
+
+
+def _improvements(groups: Groups, evidence: Evidence, drawn: Tensor) -> dict[str, Interval]:
+    own = drawn if groups.rows is None else drawn[:, groups.rows]
+    replicated = -100 * (own @ groups.change.float()) / (own @ groups.before.float()).clamp(min=evidence.least)
+    lows, highs = replicated.quantile(torch.tensor([0.025, 0.975]), dim=0).tolist()
+    sums = zip(groups.before.sum(0).tolist(), groups.change.sum(0).tolist(), strict=True)
+    values = [relative(before, change) for before, change in sums]
+    return {name: Interval(*one) for name, *one in zip(groups.names, values, lows, highs, strict=True)}
 
 
 def significant(evidence: Evidence, drawn: Tensor, alpha: float) -> Tensor:

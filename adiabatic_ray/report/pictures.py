@@ -9,8 +9,9 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from adiabatic_ray import config
-from adiabatic_ray.evaluate import outcomes
-from adiabatic_ray.report import curves, figures, heat_maps, history, importances, parallel, profiles, trade
+from adiabatic_ray.evaluate import bootstrap, outcomes
+from adiabatic_ray.evaluate import evidence as evaluated
+from adiabatic_ray.report import curves, figures, heat_maps, history, importances, languages, parallel, profiles, trade
 from adiabatic_ray.report.evidence import Evidence, compared_sets
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
@@ -21,6 +22,7 @@ Reason = Literal[
     "all outcomes unreadable",
     "outcomes not kept",
     "no pairs of languages",
+    "no languages",
     "rate not searched",
     "no profiles",
     "nothing measured",
@@ -46,7 +48,7 @@ def draw(
     """All figures, by the names of their files."""
     sweep, winner = store.sweep, best(records)
     return {
-        "heat_maps": _heat_maps(store, winner),
+        **_of_languages(store, winner),
         **_over_rate(sweep, records, evidence),
         "profiles": _profiles(sweep, records, winner),
         **_of_search(sweep, records, winner),
@@ -54,27 +56,50 @@ def draw(
     }
 
 
-def _heat_maps(store: TrialStore, winner: TrialRecord | None) -> Picture:
-    """The winner's improvement on each pair of languages of the guarded XNLI set, at the scale that is handed over."""
+def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Picture]:
+    """The winner's improvement on the languages of the guarded sets, at the scale that is handed over."""
+    evidence = _guarded(store, winner)
+    if isinstance(evidence, Picture):
+        return {"heat_maps": evidence, "by_language": evidence}
+    assert winner is not None
+    assert winner.candidate is not None
+    of = f"trial {winner.number}, scale {winner.candidate.scale:g}"
+    in_pairs = [(guard, one) for guard, one in evidence.items() if one.base.dim() == 4]
+    heat = Picture(reason="no pairs of languages")
+    for guard, one in in_pairs[:1]:
+        figure = heat_maps.improvement(one.base, one.tuned, one.languages, f"Improvement on {guard} of {of}")
+        heat = Picture(figure, numbers={"premises": len(one)})
+    guards = {
+        guard.key: languages.Guard(
+            bootstrap.by_language(
+                evidence[guard.key], bootstrap.replicates(len(evidence[guard.key]), store.sweep.seed)
+            ),
+            guard.language_margin,
+        )
+        for guard in store.sweep.constraint.guarded
+        if evidence[guard.key].by_language()
+    }
+    if not guards:
+        return {"heat_maps": heat, "by_language": Picture(reason="no languages")}
+    return {"heat_maps": heat, "by_language": Picture(languages.bars(guards, f"Improvement by language of {of}"))}
+
+
+def _guarded(store: TrialStore, winner: TrialRecord | None) -> dict[str, evaluated.Evidence] | Picture:
+    """What the guarded sets say of the winner, by the guards' keys, or why it is not known."""
     if winner is None or winner.candidate is None:
         return Picture(reason="nothing handed over")
-    scale = winner.candidate.scale
     stored = {number: outcomes.load(store.folder.trial(number).outcomes) for number in (UNTOUCHED, winner.number)}
     untouched, trial = stored[UNTOUCHED], stored[winner.number]
     if untouched is None or trial is None:
         damaged = UNTOUCHED if untouched is None else winner.number
         return Picture(reason="outcomes of a trial unreadable", numbers={"trial": damaged})
-    guards = [guard.key for guard in store.sweep.constraint.guarded]
-    of_guards = {guard: trial.evidence(guard, scale, untouched) for guard in guards}
-    if any(one is None or one.base.shape != one.tuned.shape for one in of_guards.values()):
-        return Picture(reason="outcomes not kept")
-    in_pairs = ((guard, one) for guard, one in of_guards.items() if one is not None and one.base.dim() == 4)
-    guard, of_pairs = next(in_pairs, ("", None))
-    if of_pairs is None:
-        return Picture(reason="no pairs of languages")
-    title = f"Improvement on {guard} of trial {winner.number}, scale {scale:g}"
-    figure = heat_maps.improvement(of_pairs.base, of_pairs.tuned, of_pairs.languages, title)
-    return Picture(figure, numbers={"premises": len(of_pairs)})
+    found: dict[str, evaluated.Evidence] = {}
+    for guard in store.sweep.constraint.guarded:
+        one = trial.evidence(guard.key, winner.candidate.scale, untouched)
+        if one is None or one.base.shape != one.tuned.shape:
+            return Picture(reason="outcomes not kept")
+        found[guard.key] = one
+    return found
 
 
 def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Evidence) -> dict[str, Picture]:

@@ -46,6 +46,38 @@ def test_an_interval_agrees_with_scipys() -> None:
     assert (ours.low, ours.high) == (pytest.approx(oracle.low, abs=0.5), pytest.approx(oracle.high, abs=0.5))
 
 
+def test_intervals_of_languages_agree_with_scipys() -> None:
+    """Metric values, of which each query has one language."""
+    generator = torch.Generator().manual_seed(2)
+    before = torch.rand(600, generator=generator)
+    after = (before + 0.1 * torch.randn(600, generator=generator)).clamp(0, 1)
+    language = torch.arange(600) % 3
+    evidence = Evidence(before, after, ["de", "en", "tr"], language.numpy())
+    found = bootstrap.by_language(evidence, bootstrap.replicates(600, 0, count=5000))
+    assert list(found) == ["de", "en", "tr"]
+    for i, interval in enumerate(found.values()):
+        own = before[language == i].double().numpy(), after[language == i].double().numpy()
+        oracle = scipy.stats.bootstrap(
+            own, lambda b, a: 100 * (a.sum() / b.sum() - 1), paired=True, vectorized=False, method="percentile",
+            n_resamples=5000, random_state=0,
+        ).confidence_interval  # fmt: skip
+        assert interval.value == pytest.approx(100 * (own[1].sum() / own[0].sum() - 1), abs=1e-4)
+        assert (interval.low, interval.high) == (
+            pytest.approx(oracle.low, abs=0.4),
+            pytest.approx(oracle.high, abs=0.4),
+        )
+
+
+def test_premises_count_in_each_of_their_languages() -> None:
+    base, tuned = pairs(200, 3)
+    drawn = bootstrap.replicates(200, 0)
+    found = bootstrap.by_language(Evidence(base, tuned, NAMES), drawn)
+    for i, name in enumerate(NAMES):
+        alone = bootstrap.improvement(Evidence(base[:, :, [i]], tuned[:, :, [i]], [name]), drawn)
+        assert found[name].value == pytest.approx(alone.value)
+        assert found[name].low == pytest.approx(alone.low, abs=1e-4)
+
+
 def test_nothing_changed_is_certain() -> None:
     base = torch.tensor([True, False, True, False])
     assert bootstrap.improvement(Evidence(base, base), bootstrap.replicates(4, 0)) == bootstrap.Interval(0.0, 0.0, 0.0)

@@ -97,7 +97,16 @@ def test_the_winner_is_told_with_its_numbers(tmp_path: Path, visit: Visit) -> No
     winner = confirm(store, -0.31, repeats=repeats)
     keep_outcomes(store)
     written = page.write_from(store, evidence(store, damaged=[5]), IMPORTANCES)
-    names = ("heat_maps", "curves", "rates", "worst_language", "history", "parallel", "importances")  # no profiles
+    names = (
+        "heat_maps",
+        "by_language",
+        "curves",
+        "rates",
+        "worst_language",
+        "history",
+        "parallel",
+        "importances",
+    )  # no profiles
     files = {store.folder.figures / f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert set(written) == {store.folder.report, store.folder.leaderboard, *files}
     assert all(path.stat().st_size > 1000 for path in written)
@@ -171,7 +180,7 @@ def test_texts_stay_texts(tmp_path: Path, visit: Visit) -> None:
     tab = visit(page.write_from(store, evidence(store, regimes=regimes), {"gain": {EVIL: 1.0}})[0])
     assert tab.evaluate("window.hacked") is None
     assert tab.locator("script").count() == 1
-    assert tab.locator("img").count() == 7
+    assert tab.locator("img").count() == 8
     assert f"Query encoder of {EVIL}, tuned" in tab.locator("header").inner_text()
     assert tab.title() == "pilot: sweep report"
     assert column(tab, "reason").count(EVIL) == 3
