@@ -2,10 +2,13 @@
 
 - A BEIR folder: `corpus`, `queries`, and `qrels` or `qrels/<split>`, each in any of the table formats; the judgements
   also as TREC writes them (`.txt`, four columns, no header).
-- A folder that holds such a folder for each language, as MIRACL does: `miracl/ar`, `miracl/bn`, ...
+- A folder that holds such a folder for each language: `miracl/ar`, `miracl/bn`, ...
 - A data set on the hub with the subsets `corpus`, `queries`, and `qrels` or `default` (MTEB); without these two the
-  judgements of `NAME-qrels` (BEIR).
+  judgements of `NAME-qrels` (BEIR). In several languages the subsets are `ar-corpus`, `ar-queries`, `ar-qrels`, ...
 - MS MARCO's own `qrels.*.tsv`, with `queries.*.tsv` and `collection.tsv` beside it.
+- MIRACL's own folders, `miracl-v1.0-ar` with `topics` and `qrels` and `miracl-corpus-v1.0-ar` beside it, ...
+- mMARCO's own `collections/german_collection.tsv` and `queries/dev/german_queries.dev.small.tsv`, ..., with MS MARCO's
+  `qrels.dev.small.tsv` in the same folder.
 
 Queries may have a column `language`.
 """
@@ -13,8 +16,9 @@ Queries may have a column `language`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +31,7 @@ from adiabatic_ray.data import sets, tables
 QREL_COLUMNS = ("query-id", "corpus-id", "score")
 
 Tables: TypeAlias = Mapping[str, datasets.Dataset]  # of `corpus`, `queries` and `qrels`
+Readers: TypeAlias = Mapping[str, Callable[[], Tables]]  # by language
 
 
 def of_files(name: str, source: config.Source, seed: int) -> sets.Ranking | None:
@@ -38,12 +43,10 @@ def of_files(name: str, source: config.Source, seed: int) -> sets.Ranking | None
     path = Path(source.path)
     if path.is_dir() and tables.file(path, "corpus"):
         return _ranking(name, source, _of_folder(name, path, source.split), seed)
-    if folders := _by_language(name, source):
-        parts = {
-            language: _ranking(name, one, _of_folder(name, Path(one.path), one.split), seed)
-            for language, one in folders.items()
-        }
-        return _joined(name, parts)
+    if path.is_dir():
+        for layout in (_beir_folders, _miracl_folders, _mmarco_files):
+            if readers := layout(name, path, source.split):
+                return _in_languages(name, source, readers, seed)
     if path.is_file() and tables.plain_name(path).startswith("qrels."):
         return _ranking(name, dataclasses.replace(source, split=None), _beside(name, path), seed)
     return None
@@ -55,22 +58,85 @@ def of_subsets(name: str, source: config.Source, subsets: set[str], seed: int) -
     Raises:
         DataError: a part of the set is missing or damaged.
     """
-    own = next((one for one in ("qrels", "default") if one in subsets), None)
+    spoken = languages_of(subsets)
+    if spoken:
+        readers = {one: functools.partial(_of_subsets, name, source, subsets, f"{one}-") for one in spoken}
+        return _in_languages(name, source, readers, seed)
+    return _ranking(name, source, _of_subsets(name, source, subsets, ""), seed)
+
+
+def languages_of(subsets: set[str]) -> list[str]:
+    """The languages of a data set that has the subsets of a ranking set for each of them."""
+    endings = ("-corpus", "-queries", "-qrels")
+    named = {one.removesuffix("-corpus") for one in subsets if one.endswith("-corpus")}
+    return sorted(one for one in named if all(f"{one}{ending}" in subsets for ending in endings))
+
+
+def _of_subsets(name: str, source: config.Source, subsets: set[str], prefix: str) -> Tables:
+    """The tables in the subsets whose names begin with `prefix`."""
+    own = next((one for one in (f"{prefix}qrels", "default") if one in subsets), None)
     split = (source.split or "test").partition("[")[0]
     qrels = dataclasses.replace(source, name=own, split=split)
     if own is None:
         qrels = dataclasses.replace(source, path=f"{source.path}-qrels", split=split)
-    texts = {stem: dataclasses.replace(source, name=stem, split=None) for stem in ("corpus", "queries")}
-    read = {stem: tables.read(f"{name} ({stem})", one) for stem, one in {**texts, "qrels": qrels}.items()}
-    return _ranking(name, source, read, seed)
+    texts = {stem: dataclasses.replace(source, name=f"{prefix}{stem}", split=None) for stem in ("corpus", "queries")}
+    return {stem: tables.read(f"{name} ({prefix}{stem})", one) for stem, one in {**texts, "qrels": qrels}.items()}
 
 
-def _by_language(name: str, source: config.Source) -> dict[str, config.Source]:
-    """The BEIR folders of a folder that holds one for each language, by their names; none of any other source."""
-    folder = Path(source.path)
-    names = sorted(one.name for one in folder.iterdir() if tables.file(one, "corpus")) if folder.is_dir() else []
-    wanted = tables.languages(name, source, names) if names else []
-    return {one: dataclasses.replace(source, path=str(folder / one), languages=None) for one in wanted}
+def _in_languages(name: str, source: config.Source, readers: Readers, seed: int) -> sets.Ranking:
+    """One set of a set for each wanted language."""
+    wanted = tables.languages(name, source, list(readers))
+    one = dataclasses.replace(source, languages=None)
+    return _joined(
+        name, {language: _ranking(f"{name} ({language})", one, readers[language](), seed) for language in wanted}
+    )
+
+
+def _beir_folders(name: str, folder: Path, split: str | None) -> Readers:
+    """The BEIR folders of a folder that holds one for each language, by their names."""
+    names = sorted(one.name for one in folder.iterdir() if tables.file(one, "corpus"))
+    return {one: functools.partial(_of_folder, name, folder / one, split) for one in names}
+
+
+def _miracl_folders(name: str, folder: Path, split: str | None) -> Readers:
+    """The languages of MIRACL's own folders."""
+    part = (split or "dev").partition("[")[0]
+    readers: dict[str, Callable[[], Tables]] = {}
+    for one in sorted(folder.glob("miracl-v*-*")):
+        parts = {
+            "corpus": folder / one.name.replace("miracl-", "miracl-corpus-", 1),
+            "queries": one / "topics" / f"topics.{one.name}-{part}.tsv",
+            "qrels": one / "qrels" / f"qrels.{one.name}-{part}.tsv",
+        }
+        readers[one.name.rpartition("-")[2]] = functools.partial(_of_parts, name, parts)
+    return readers
+
+
+def _mmarco_files(name: str, folder: Path, split: str | None) -> Readers:
+    """The languages of mMARCO's own files."""
+    part = (split or "dev.small").partition("[")[0]
+    readers: dict[str, Callable[[], Tables]] = {}
+    for one in sorted((folder / "collections").glob("*_collection.tsv*")):
+        language = one.name.partition("_")[0]
+        queries = f"{language}_queries.{part}.tsv"
+        parts = {
+            "corpus": one,
+            "queries": next((folder / "queries").rglob(f"{queries}*"), folder / "queries" / queries),
+            "qrels": folder / f"qrels.{part}.tsv",
+        }
+        readers[language] = functools.partial(_of_parts, name, parts)
+    return readers
+
+
+def _of_parts(name: str, parts: Mapping[str, Path]) -> Tables:
+    """The tables in these files or folders, which may be compressed."""
+    read = {}
+    for stem, path in parts.items():
+        found = path if path.is_dir() else tables.file(path.parent, path.name, endings=("",))
+        if found is None:
+            raise errors.DataError(f"{name}: {path.parent} lacks `{path.name}`.")
+        read[stem] = tables.read(f"{name} ({stem})", config.Source(path=str(found)))
+    return read
 
 
 def _ranking(name: str, source: config.Source, read: Tables, seed: int) -> sets.Ranking:
@@ -128,7 +194,7 @@ def _query_languages(source: config.Source, queries: datasets.Dataset) -> dict[s
 
 
 def _id_column(table: datasets.Dataset) -> str:
-    return "id" if "_id" not in table.column_names and "id" in table.column_names else "_id"
+    return next((one for one in ("_id", "id", "docid") if one in table.column_names), "_id")
 
 
 def _joined(name: str, parts: Mapping[str, sets.Ranking]) -> sets.Ranking:
@@ -189,9 +255,7 @@ def _beside(name: str, qrels: Path) -> Tables:
         if path is None:
             wanted = "collection.tsv" if stem == "corpus" else f"{stems[0]}.tsv"
             raise errors.DataError(f"{name}: {qrels.parent} lacks `{wanted}`, which belongs to {qrels.name}.")
-    return {
-        stem: tables.read(f"{name} ({stem})", config.Source(path=str(path))) for stem, path in found.items() if path
-    }
+    return _of_parts(name, {stem: path for stem, path in found.items() if path})
 
 
 def _judgements(

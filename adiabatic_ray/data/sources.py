@@ -26,7 +26,7 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
             "(`qidpidtriples.*.tsv`, `triples.*.tsv`), or the judgements of a ranking set (`qrels.*.tsv`)."
         )
     subsets = tables.subsets(source)
-    if {"corpus", "queries"} <= subsets:
+    if {"corpus", "queries"} <= subsets or ranking_sources.languages_of(subsets):
         return ranking_sources.of_subsets(name, source, subsets, seed)
     if source.languages and set(source.languages) <= subsets:
         return xnli_sources.of_subsets(name, source, source.languages, seed)

@@ -23,13 +23,14 @@ COMPRESSED = (".gz", ".zst")
 TREC_ENDINGS = (".txt", ".trec", ".qrels")
 
 TREC_COLUMNS = ("query-id", "iteration", "corpus-id", "score")
-# MS MARCO's own files, and mMARCO's, have no header. Of several patterns the first that fits counts.
+# MS MARCO's own files, mMARCO's and MIRACL's have no header. Of several patterns the first that fits counts.
 HEADERS: dict[str, tuple[str, ...]] = {
     "*triples*ids*.tsv": ("query_id", "positive_id", "negative_id"),
     "qidpidtriples.*.tsv": ("query_id", "positive_id", "negative_id"),
     "triples.*.tsv": ("query", "positive", "negative"),
     "*collection.tsv": ("_id", "text"),
     "*queries.*.tsv": ("_id", "text"),
+    "topics.*.tsv": ("_id", "text"),
     "qrels.*.tsv": TREC_COLUMNS,
 }
 

@@ -572,6 +572,82 @@ def test_a_repository_with_a_subset_for_each_table(tmp_path: Path) -> None:
     assert (data.queries, data.passages, data.judgements) == (plain.queries, plain.passages, plain.judgements)
 
 
+def spoken(folder: Path) -> sets.Ranking:
+    """The plain layout of what the next tests write: a BEIR folder for each language."""
+    for language in ("de", "sw"):
+        in_language(folder / language, language, 3)
+    return load_ranking(folder)
+
+
+def same(data: sets.Ranking, plain: sets.Ranking, **names: str) -> bool:
+    """Whether two sets are the same, but for the names of languages."""
+    assert data.ranges is not None
+    assert plain.ranges is not None
+    return (
+        data.languages == [names.get(language, language) for language in plain.languages]
+        and (data.queries, data.passages, data.judgements) == (plain.queries, plain.passages, plain.judgements)
+        and data.ranges.tolist() == plain.ranges.tolist()
+    )
+
+
+def test_a_repository_with_subsets_for_each_language(tmp_path: Path) -> None:
+    """The layout of MTEB's multilingual data sets on the hub."""
+    plain = spoken(tmp_path / "beir")
+    folder, configs = tmp_path / "mteb", []
+    folder.mkdir()
+    for language in ("de", "sw"):
+        beir = tmp_path / "beir" / language
+        for stem in ("corpus", "queries"):
+            (folder / f"{language}-{stem}.jsonl").write_bytes((beir / f"{stem}.jsonl").read_bytes())
+        judged = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(3)]
+        write(folder / f"{language}-qrels.jsonl", judged)
+        for stem in ("corpus", "queries", "qrels"):
+            own, split = f"{language}-{stem}", "dev" if stem == "qrels" else stem
+            configs.append(f"- config_name: {own}\n  data_files:\n  - {{split: {split}, path: {own}.jsonl}}\n")
+    (folder / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
+    assert same(load(folder, sets.Ranking, split="dev"), plain)
+    assert load(folder, sets.Ranking, split="dev", languages=["sw"]).languages == ["sw"]
+    with pytest.raises(errors.DataError, match=r"lacks the languages \['fr'\]; it has \['de', 'sw'\]"):
+        load(folder, sets.Ranking, split="dev", languages=["fr"])
+
+
+def test_miracls_own_folders(tmp_path: Path) -> None:
+    plain = spoken(tmp_path / "beir")
+    for language in ("de", "sw"):
+        own = f"miracl-v1.0-{language}"
+        for part in (f"{own}/topics", f"{own}/qrels", f"miracl-corpus-v1.0-{language}"):
+            (tmp_path / part).mkdir(parents=True)
+        topics = "".join(f"q{i}\t{language} query {i}\n" for i in range(3))
+        (tmp_path / own / "topics" / f"topics.{own}-dev.tsv").write_text(topics)
+        judged = "".join(f"q{i}\tQ0\td{i}\t1\n" for i in range(3))
+        (tmp_path / own / "qrels" / f"qrels.{own}-dev.tsv").write_text(judged)
+        for number, rows in enumerate((range(2), range(2, 3))):
+            texts = [json.dumps({"docid": f"d{i}", "title": "", "text": f"{language} passage {i}"}) for i in rows]
+            path = tmp_path / f"miracl-corpus-v1.0-{language}" / f"docs-{number}.jsonl.gz"
+            path.write_bytes(gzip.compress("\n".join(texts).encode()))
+    assert same(load_ranking(tmp_path), plain)
+    assert load(tmp_path, sets.Ranking, split="dev[:67%]").queries == [q for q in plain.queries if not q.endswith("2")]
+    with pytest.raises(errors.DataError, match=r"topics lacks `topics.miracl-v1.0-de-train.tsv`"):
+        load(tmp_path, sets.Ranking, split="train")
+
+
+def test_mmarcos_own_files(tmp_path: Path) -> None:
+    plain = spoken(tmp_path / "beir")
+    folder = tmp_path / "google"
+    for part in ("collections", "queries/dev"):
+        (folder / part).mkdir(parents=True)
+    names = {"de": "german", "sw": "swahili"}
+    for language, name in names.items():
+        collection = "".join(f"{i}\t{language} passage {i}\n" for i in range(3))
+        (folder / "collections" / f"{name}_collection.tsv").write_text(collection)
+        queries = "".join(f"1{i}\t{language} query {i}\n" for i in range(3))
+        (folder / "queries" / "dev" / f"{name}_queries.dev.small.tsv").write_text(queries)
+    with pytest.raises(errors.DataError, match=r"google lacks `qrels.dev.small.tsv`"):
+        load_ranking(folder)
+    (folder / "qrels.dev.small.tsv").write_text("".join(f"1{i}\t0\t{i}\t1\n" for i in range(3)))
+    assert same(load_ranking(folder), plain, **names)
+
+
 def one_subset_a_language(folder: Path, rows: Mapping[str, Sequence[Mapping[str, object]]]) -> Path:
     folder.mkdir()
     configs = []
