@@ -148,10 +148,12 @@ class Source:
 class Negatives:
     """Hard negatives that are mined from the passages of the training data, named as in sentence-transformers.
 
-    They replace those of the data. Each becomes a triplet of its own.
+    They replace those of the data.
     """
 
     __pydantic_config__: ClassVar = STRICT
+    corpus: Source | None = None
+    """More passages to mine from: a BEIR folder, a hub id with a subset `corpus`, or a table with a column `text`."""
     num_negatives: int = 1
     """The most negatives of a query."""
     range_min: int = 0

@@ -18,9 +18,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -63,6 +63,27 @@ def of_subsets(name: str, source: config.Source, subsets: set[str], seed: int) -
         readers = {one: functools.partial(_of_subsets, name, source, subsets, f"{one}-") for one in spoken}
         return _in_languages(name, source, readers, seed)
     return _ranking(name, source, _of_subsets(name, source, subsets, ""), seed)
+
+
+def corpus(name: str, source: config.Source) -> list[str]:
+    """The distinct passages of a corpus alone: of a BEIR folder, of a subset `corpus`, or in a table.
+
+    Raises:
+        DataError: there is none, or it has no column `text`.
+    """
+    path, own = Path(source.path), source.name
+    if path.is_dir():
+        path = tables.file(path, "corpus") or tables.file(path, "collection") or path
+    elif "corpus" in tables.subsets(source):
+        own = "corpus"
+    table = tables.read(name, dataclasses.replace(source, path=str(path), name=own))
+    tables.require_columns(name, source.path, table.column_names, ["text"])
+    texts: dict[str, None] = {}
+    for batch in table.iter(batch_size=10_000):
+        texts |= dict.fromkeys(_titled(batch))
+    texts.pop("", None)
+    tables.require_rows(name, source.path, len(texts), {})
+    return list(texts)
 
 
 def languages_of(subsets: set[str]) -> list[str]:
@@ -283,9 +304,8 @@ def _by_id(name: str, path: str, stem: str, table: datasets.Dataset, dropped: Co
     tables.require_columns(f"{name} ({stem})", path, table.column_names, (identities, "text"))
     texts: dict[str, str] = {}
     for batch in table.iter(batch_size=10_000):
-        titles = batch.get("title") or [""] * len(batch[identities])
-        for identity, title, body in zip(batch[identities], titles, batch["text"], strict=True):
-            key, text = tables.identity(identity), f"{tables.text(title) or ''} {tables.text(body) or ''}".strip()
+        for identity, text in zip(batch[identities], _titled(batch), strict=True):
+            key = tables.identity(identity)
             if not text:
                 dropped[f"an empty text in `{stem}`"] += 1
             elif texts.setdefault(key, text) != text:
@@ -296,3 +316,10 @@ def _by_id(name: str, path: str, stem: str, table: datasets.Dataset, dropped: Co
     if repeated:
         dropped[f"an id and text given twice in `{stem}`"] += repeated
     return texts
+
+
+def _titled(batch: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The texts of a batch, each with its title before it."""
+    titles = batch.get("title") or [""] * len(batch["text"])
+    pairs = zip(titles, batch["text"], strict=True)
+    return [f"{tables.text(title) or ''} {tables.text(body) or ''}".strip() for title, body in pairs]

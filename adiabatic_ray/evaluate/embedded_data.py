@@ -60,7 +60,7 @@ def read(sweep: config.Sweep) -> Data:
         DataError: a set cannot be read.
         ConfigError: the objective, the constraint or the training data are a set of the wrong kind.
     """
-    from adiabatic_ray.data import sources  # imports `datasets`, which a trial does without
+    from adiabatic_ray.data import ranking_sources, sources  # import `datasets`, which a trial does without
 
     train = sources.load("train", sweep.train.data, sweep.seed)
     if not isinstance(train, sets.Triplets):
@@ -77,6 +77,10 @@ def read(sweep: config.Sweep) -> Data:
             f"train.data: {sweep.train.data.path} has no teacher's scores for the loss `margin_mse`: a column `score` "
             "or `label` with the margin between positive and negative, or with both scores. Mined negatives have none."
         )
+    negatives = sweep.train.negatives
+    if negatives and negatives.corpus:
+        more = ranking_sources.corpus("train.negatives.corpus", negatives.corpus)
+        train = dataclasses.replace(train, passages=list(dict.fromkeys([*train.passages, *more])))
     selection, confirmation = (
         {name: _in_its_role(sources.load(name, source, sweep.seed), sweep) for name, source in section.items()}
         for section in (sweep.evaluate.selection, sweep.evaluate.confirmation)
@@ -84,7 +88,7 @@ def read(sweep: config.Sweep) -> Data:
     for section in (selection, confirmation):
         if section:
             benchmark.check_roles(section, sweep.search.gain, sweep.constraint)
-    return Data(train, selection, confirmation, sweep.train.negatives, sweep.seed)
+    return Data(train, selection, confirmation, negatives, sweep.seed)
 
 
 def _searched(sweep: config.Sweep, key: str) -> list[config.Scalar]:

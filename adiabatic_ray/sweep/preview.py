@@ -130,7 +130,9 @@ def _count(model: encoder.Encoder, names: Sequence[str] | Mapping[str, torch.Ten
 
 
 def _sources(sweep: config.Sweep) -> list[config.Source]:
-    return [sweep.train.data, *sweep.evaluate.selection.values(), *sweep.evaluate.confirmation.values()]
+    mined = sweep.train.negatives
+    corpus = [mined.corpus] if mined and mined.corpus else []
+    return [sweep.train.data, *corpus, *sweep.evaluate.selection.values(), *sweep.evaluate.confirmation.values()]
 
 
 def _sets(data: embedded_data.Data) -> Iterator[tuple[str, str, DataSet]]:

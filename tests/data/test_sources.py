@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data import sets, sources, tables
+from adiabatic_ray.data import ranking_sources, sets, sources, tables
 
 Kind = TypeVar("Kind", sets.Triplets, sets.Xnli, sets.Ranking)
 
@@ -646,6 +646,22 @@ def test_mmarcos_own_files(tmp_path: Path) -> None:
         load_ranking(folder)
     (folder / "qrels.dev.small.tsv").write_text("".join(f"1{i}\t0\t{i}\t1\n" for i in range(3)))
     assert same(load_ranking(folder), plain, **names)
+
+
+def test_a_corpus_alone(tmp_path: Path) -> None:
+    """Passages that negatives are mined from; a text that comes twice is one."""
+    texts = ["One tree", "two", "three"]
+    folder = in_language(tmp_path / "b", "any", 3)
+    rows = [{"_id": str(i), "title": text[:3] if i == 0 else "", "text": text[4:] if i == 0 else text}
+            for i, text in enumerate([*texts, "two"])]  # fmt: skip
+    write(folder / "corpus.jsonl", rows)
+    table = write(tmp_path / "table.parquet", [{"text": text} for text in texts])
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "collection.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in enumerate(texts)))
+    for path in (folder, table, tmp_path / "m", tmp_path / "m" / "collection.tsv"):
+        assert ranking_sources.corpus("corpus", config.Source(path=str(path))) == texts, path
+    with pytest.raises(errors.DataError, match=r"lacks the column `text`"):
+        ranking_sources.corpus("corpus", config.Source(path=str(write(tmp_path / "x.csv", ROWS))))
 
 
 def one_subset_a_language(folder: Path, rows: Mapping[str, Sequence[Mapping[str, object]]]) -> Path:

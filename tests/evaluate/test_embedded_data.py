@@ -80,6 +80,27 @@ def test_pairs_are_ranked_and_train_with_infonce_alone(
         embedded_data.read(load_sweep({"constraint": {"guards": [both, {"data": "xnli"}, {"data": "questions"}]}}))
 
 
+def test_negatives_are_mined_from_a_corpus_too(
+    load_sweep: Callable[..., config.Sweep], pocket: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    more = tmp_path / "more.jsonl"
+    told = [json.loads(line)["positive"] for line in (pocket / "questions" / "train.jsonl").read_text().splitlines()]
+    more.write_text("\n".join(json.dumps({"text": text}) for text in told[1000:2000]))
+    settings = {"num_negatives": 2, "corpus": {"path": str(more)}}
+    read = embedded_data.read(load_sweep({"train.negatives": settings, "train.data.limit": 30}))
+    _, embedded = drain(EmbeddingBuilder(encoder, tmp_path).embedded_data(read))
+    mined = [read.train.passages[row] for row in embedded.train.negative]
+    assert len(mined) == 60
+    from_corpus = [text for text in mined if text in told[1000:2000]]
+    assert len(from_corpus) > 40
+    queries, passages = encoder.encode(read.train.queries, "query"), encoder.encode(read.train.passages, "passage")
+    scores = queries @ passages.T
+    scores[embedded.train.query, embedded.train.positive] = -1
+    for query in range(30):
+        own = embedded.train.negative[embedded.train.query == query].tolist()
+        assert sorted(scores[query, own].tolist()) == sorted(scores[query].topk(2).values.tolist())
+
+
 def test_tables_hold_the_encoders_own_embeddings(encoder: Encoder, data: Data, tmp_path: Path) -> None:
     progress, embedded = drain(EmbeddingBuilder(encoder, tmp_path).embedded_data(data))
     assert torch.equal(embedded.train_passages.open(), encoder.encode(data.train.passages, "passage"))
