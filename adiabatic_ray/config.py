@@ -202,7 +202,7 @@ class Train:
     temperature: float = 0.05
     """Of the loss `infonce`, which divides cosines by it; 0.05 as in sentence-transformers (`scale` 20)."""
     freeze: str = "embeddings"
-    """Mask of weights that stay as they are: patterns of names joined with `+`, or `none`. See `model.freezing`."""
+    """Mask of weights that stay as they are: roles or patterns of names joined with `+`, or `none`."""
     steps: int | None = None
     """Optimiser steps of a trial; give this or `epochs`."""
     epochs: float | None = None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from adiabatic_ray import config, errors, storage
+from adiabatic_ray.model import roles
 
 Side = Literal["query", "passage"]
 Features = dict[str, Tensor]
@@ -37,7 +38,7 @@ class Encoder:
     """A loaded encoder with its prompts and maximum lengths. Its own weights never change.
 
     `parameters` holds the weights that the embedding depends on, by transformers' names
-    (`encoder.layer.0.output.dense.weight`). `embed` runs on them or on replacements.
+    (`encoder.layer.0.output.dense.weight`), and `roles` their names by role. `embed` runs on them or on replacements.
 
     Raises:
         ModelError: the model leaves its prompt out of the pooling.
@@ -68,6 +69,7 @@ class Encoder:
         self.full_names = self._find_parameters()
         own_parameters = dict(module.named_parameters())
         self.parameters: dict[str, Tensor] = {name: own_parameters[full] for name, full in self.full_names.items()}
+        self.roles = roles.find(module, self.parameters)
 
     @property
     def device(self) -> torch.device:

@@ -1,10 +1,13 @@
-"""Freezing masks: a small language of patterns on parameter names.
+"""Freezing masks: a small language of roles and of patterns on parameter names.
 
-A mask is one or more patterns joined with `+`; a parameter that any of them matches is frozen. `none` freezes nothing.
+A mask is one or more of them joined with `+`; a parameter that any of them matches is frozen. `none` freezes nothing.
 
-A pattern is a sequence of the dot-separated parts of a name, anywhere in the name: `embeddings` matches the whole
-embedding block, `layer.0` the first layer (and not `layer.10`), and `LayerNorm.weight` that weight of every LayerNorm.
-A part may be
+A role means the same in every architecture: `embeddings`, `attention`, `attention.output`, `feed_forward`,
+`feed_forward.output`, `norms`, `biases`, `pooler`, `dense`, `layers.3`, `layers.0-5`. See `model.roles`.
+
+Anything else is a pattern: a sequence of the dot-separated parts of a name, anywhere in the name. `word_embeddings`
+matches that table, `layer.0` the first layer of BERT (and not `layer.10`), and `LayerNorm.weight` that weight of every
+LayerNorm. A part may be
 
 - a glob: `*.bias`, `layer.*.output.dense.weight`. A `*` matches within one part.
 - a range of numbers: `layer.0-5`.
@@ -18,13 +21,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from adiabatic_ray import errors
 
+Roles = Mapping[str, Sequence[str]]  # the names of the parameters in each role
 
-def matches(mask: str, names: Iterable[str]) -> dict[str, list[str]]:
-    """The names that each pattern of a mask matches, by pattern. Empty for the mask `none`.
+
+def matches(mask: str, names: Iterable[str], roles: Roles) -> dict[str, list[str]]:
+    """The names that each role or pattern of a mask matches, by pattern. Empty for the mask `none`.
 
     Raises:
         MaskError: a pattern is empty or matches nothing, or the mask leaves nothing to train.
@@ -33,7 +38,7 @@ def matches(mask: str, names: Iterable[str]) -> dict[str, list[str]]:
     patterns = [pattern.strip() for pattern in mask.split("+")]
     if patterns == ["none"]:
         return {}
-    matched = {pattern: [name for name in names if _matches(pattern, name)] for pattern in patterns}
+    matched = {pattern: _matched(pattern, names, roles) for pattern in patterns}
     for pattern, hits in matched.items():
         if not pattern or "none" in patterns:
             raise errors.MaskError(f"freeze: {mask!r} is not a mask; expected `none` or patterns joined with `+`.")
@@ -41,22 +46,38 @@ def matches(mask: str, names: Iterable[str]) -> dict[str, list[str]]:
             raise errors.MaskError(
                 f"freeze: the pattern `{pattern}` of {mask!r} matches no parameter. Names look like "
                 + ", ".join(f"`{name}`" for name in _examples(names))
-                + "."
+                + (f"; roles are {', '.join(f'`{one}`' for one in _shown(roles))}." if roles else ".")
             )
     if len({name for hits in matched.values() for name in hits}) == len(names):
         raise errors.MaskError(f"freeze: {mask!r} freezes every parameter, so that nothing is left to train.")
     return matched
 
 
-def trainable(mask: str, names: Iterable[str]) -> list[str]:
+def trainable(mask: str, names: Iterable[str], roles: Roles) -> list[str]:
     """The names that a mask leaves to train, in the order given.
 
     Raises:
         MaskError: as `matches`.
     """
     names = list(names)
-    frozen = {name for hits in matches(mask, names).values() for name in hits}
+    frozen = {name for hits in matches(mask, names, roles).values() for name in hits}
     return [name for name in names if name not in frozen]
+
+
+def _matched(pattern: str, names: Sequence[str], roles: Roles) -> list[str]:
+    if pattern in roles:
+        return list(roles[pattern])
+    layers = re.fullmatch(r"layers\.(\d+)-(\d+)", pattern)
+    if layers and "layers.0" in roles:
+        chosen = range(int(layers[1]), int(layers[2]) + 1)
+        return [name for number in chosen for name in roles.get(f"layers.{number}", ())]
+    return [name for name in names if _matches(pattern, name)]
+
+
+def _shown(roles: Roles) -> list[str]:
+    """The roles for a message, with the layers as one range."""
+    layers = [role for role in roles if role.startswith("layers.")]
+    return [role for role in roles if role not in layers] + ([f"layers.0-{len(layers) - 1}"] if layers else [])
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -117,8 +117,8 @@ def _power_lines(sweep: config.Sweep, data: embedded_data.Data, model: encoder.E
 
 
 def _mask_lines(mask: str, model: encoder.Encoder) -> Iterator[str]:
-    matched = freezing.matches(mask, model.parameters)
-    left = freezing.trainable(mask, model.parameters)
+    matched = freezing.matches(mask, model.parameters, model.roles)
+    left = freezing.trainable(mask, model.parameters, model.roles)
     yield f"mask {mask}: trains {_count(model, left):,} of {_count(model, model.parameters):,} parameters"
     for pattern, names in matched.items():
         sample = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")

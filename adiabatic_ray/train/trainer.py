@@ -61,7 +61,8 @@ class Trainer:
         )
         self.shares = Shares(self.accelerator)
         self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
-        self.model = Displacement(encoder, freezing.trainable(settings.freeze, encoder.parameters))
+        trained = freezing.trainable(settings.freeze, encoder.parameters, encoder.roles)
+        self.model = Displacement(encoder, trained)
         self.optimizer = steps.optimizer(list(self.model.deltas), settings)
         # In evaluation mode Accelerate does not wrap the model for several processes: `Shares` does that work.
         self.prepared = self.accelerator.prepare_model(self.model, evaluation_mode=True)

@@ -61,13 +61,13 @@ FROZEN = {
 
 @pytest.mark.parametrize("mask", FROZEN)
 def test_mask_freezes_what_it_says(mask: str) -> None:
-    left = freezing.trainable(mask, NAMES)
+    left = freezing.trainable(mask, NAMES, {})
     assert sorted(set(NAMES) - set(left)) == sorted(FROZEN[mask])
     assert left == [name for name in NAMES if name in left]  # in order
 
 
 def test_matches_are_listed_by_pattern() -> None:
-    assert freezing.matches("word_embeddings+layer.1.output.dense.bias", NAMES) == {
+    assert freezing.matches("word_embeddings+layer.1.output.dense.bias", NAMES, {}) == {
         "word_embeddings": ["embeddings.word_embeddings.weight"],
         "layer.1.output.dense.bias": ["encoder.layer.1.output.dense.bias"],
     }
@@ -86,4 +86,10 @@ def test_matches_are_listed_by_pattern() -> None:
 )
 def test_masks_that_say_nothing(mask: str, message: str) -> None:
     with pytest.raises(errors.MaskError, match=message):
-        freezing.trainable(mask, NAMES)
+        freezing.trainable(mask, NAMES, {})
+
+
+def test_a_message_names_the_roles() -> None:
+    own = {"embeddings": EMBEDDINGS, "layers.0": NAMES[5:21], "layers.1": NAMES[21:37]}
+    with pytest.raises(errors.MaskError, match=r"`shared` .* roles are `embeddings`, `layers.0-1`\."):
+        freezing.trainable("shared", NAMES, own)

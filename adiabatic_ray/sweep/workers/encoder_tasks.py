@@ -47,7 +47,7 @@ class EncoderTasks:
             MaskError: a freezing mask of the sweep does not fit the encoder.
         """
         for mask in space.masks(sweep):
-            freezing.trainable(mask, self.encoder.parameters)
+            freezing.trainable(mask, self.encoder.parameters, self.encoder.roles)
         return (yield from EmbeddingBuilder(self.encoder, cache, self._embed).embedded_data(data))
 
     def run(self, work: Callable[..., Iterator[Item]], *arguments: Any) -> Iterator[Item]:
