@@ -112,6 +112,8 @@ class Model:
     """Longest texts, in tokens; the model's own limits unless given."""
     pooling: Literal["mean", "cls", "max", "lasttoken"] | None = None
     """How token vectors become one embedding. The model's own unless given; needed where it names none."""
+    similarity: Literal["cosine", "dot"] | None = None
+    """What your system ranks by. The model's own unless given; with `dot` embeddings keep their lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ class Benchmark:
         self._base_means = self._means(self._base_readings)
 
     def measure(self, encode: Encode) -> Measurement:
-        """Measure an encoder, given as a function from query texts to unit-length embeddings `[n, d]`."""
+        """Measure an encoder, given as a function from query texts to embeddings `[n, d]`."""
         return self._measured(self._read(lambda one: encode(one.data.queries)))
 
     def untouched(self) -> Measurement:

@@ -213,9 +213,11 @@ def times_needed(verdict: Verdict, power: float = POWER) -> float | None:
 
 
 def noisy(queries: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Unit-length embeddings `[n, d]`, each moved at random by about `size`, and of unit length again."""
+    """Embeddings `[n, d]`, each moved at random by about `size` of its length, which it keeps."""
     noise = torch.randn(queries.shape, generator=generator) / math.sqrt(queries.shape[-1])
-    return functional.normalize(queries + size * noise.to(queries), dim=-1)
+    lengths: Tensor = queries.norm(dim=-1, keepdim=True)
+    moved = functional.normalize(queries + size * lengths * noise.to(queries), dim=-1)
+    return moved * lengths
 
 
 def smallest_margins(draws: Sequence[Evidence], alpha: float, power: float = POWER, seed: int = 0) -> Margins:

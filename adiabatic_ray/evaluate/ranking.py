@@ -28,7 +28,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 
 def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int) -> Tensor:
-    """Rows `[n, depth]` of the passages with the highest cosine to each query, best first.
+    """Rows `[n, depth]` of the passages with the highest score for each query, best first.
 
     Each query is searched for in the passages of its own language, where these have languages. The passage of
     `data.identical` is left out, as in BEIR. Where there are fewer passages than `depth`, the last rows are -1.

@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Module, Pooling, Transformer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -24,7 +25,7 @@ from adiabatic_ray.model import roles
 Side = Literal["query", "passage"]
 Features = dict[str, Tensor]
 Weights = Mapping[str, Tensor]
-Encode = Callable[[Sequence[str]], Tensor]  # query texts to unit-length embeddings [n, d]
+Encode = Callable[[Sequence[str]], Tensor]  # query texts to embeddings [n, d]
 
 # A batch holds up to this many tokens, padding included: many short texts or a few long ones.
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}
@@ -37,39 +38,51 @@ class HubUnreachable(errors.ModelError):
 class Encoder:
     """A loaded encoder with its prompts and maximum lengths. Its own weights never change.
 
-    `parameters` holds the weights that the embedding depends on, by transformers' names
+    `sides` are what embeds queries and what embeds passages: one module, unless the model is a `Router` that has one
+    for each. `module` is that of queries. Embeddings have unit length where the model ranks by cosines, and their own
+    where it ranks by dot products, so that a dot product is the score in both cases.
+
+    `parameters` holds the weights that the embedding of a query depends on, by transformers' names
     (`encoder.layer.0.output.dense.weight`), and `roles` their names by role. `embed` runs on them or on replacements.
 
     Raises:
-        ModelError: the model leaves its prompt out of the pooling.
+        ModelError: the model leaves its prompt out of the pooling, ranks by distances, or is a `Router` that does not
+            say which part embeds queries or passages.
     """
 
     def __init__(self, module: SentenceTransformer, settings: config.Model) -> None:
-        self.module = module.eval().requires_grad_(False)
+        module.eval().requires_grad_(False)
+        self.sides: dict[Side, SentenceTransformer] = {
+            "query": _of_side(module, settings.name, "query"),
+            "passage": _of_side(module, settings.name, "document"),
+        }
+        self.module = self.sides["query"]
         self.settings = settings
-        self.tokenizer = module.tokenizer
+        self.similarity = module.similarity_fn_name
+        if self.similarity not in ("cosine", "dot"):
+            raise errors.ModelError(
+                f"{settings.name} ranks by the similarity `{self.similarity}`, which is not supported. Give "
+                "`model.similarity: cosine` or `dot`, if your system ranks by that."
+            )
         own = module.prompts
         prompts = settings.prompts
         self.prompts: dict[Side, str] = {
             "query": own.get("query") or "" if prompts.query is None else prompts.query,
             "passage": own.get("document") or own.get("passage") or "" if prompts.passage is None else prompts.passage,
         }
-        longest = module.max_seq_length or 512
-        lengths = settings.max_length
-        self.max_length: dict[Side, int] = {
-            "query": min(lengths.query or longest, longest),
-            "passage": min(lengths.passage or longest, longest),
-        }
-        pooling = _pooling(module)
-        if pooling is not None and not pooling.include_prompt and any(self.prompts.values()):
+        lengths = {"query": settings.max_length.query, "passage": settings.max_length.passage}
+        longest = {side: one.max_seq_length or 512 for side, one in self.sides.items()}
+        self.max_length: dict[Side, int] = {side: min(lengths[side] or most, most) for side, most in longest.items()}
+        poolings = [_pooling(one) for one in self.sides.values()]
+        if any(self.prompts.values()) and any(one is not None and not one.include_prompt for one in poolings):
             raise errors.ModelError(
                 f"{settings.name} leaves its prompt out of the pooling (`include_prompt: false`), "
                 "which is not supported."
             )
         self.full_names = self._find_parameters()
-        own_parameters = dict(module.named_parameters())
+        own_parameters = dict(self.module.named_parameters())
         self.parameters: dict[str, Tensor] = {name: own_parameters[full] for name, full in self.full_names.items()}
-        self.roles = roles.find(module, self.parameters)
+        self.roles = roles.find(self.module, self.parameters)
 
     @property
     def device(self) -> torch.device:
@@ -96,37 +109,39 @@ class Encoder:
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
         """Token ids of each text with the side's prompt before it, truncated to the side's maximum length."""
         prompt = self.prompts[side]
-        ids: list[list[int]] = self.tokenizer(
+        ids: list[list[int]] = self.sides[side].tokenizer(
             [prompt + text for text in texts], truncation=True, max_length=self.max_length[side]
         )["input_ids"]
         return ids
 
-    def collate(self, ids: Sequence[Sequence[int]], multiple: int = 1) -> Features:
+    def collate(self, ids: Sequence[Sequence[int]], multiple: int = 1, side: Side = "query") -> Features:
         """Token ids of a batch, padded on the right, and their mask: two tensors `[b, t]` on the encoder's device.
 
         `t` is the length of the longest row, rounded up to a multiple of `multiple` where the encoder allows so many.
         """
         longest = max(len(row) for row in ids)
         width = max(longest, min(-(-longest // multiple) * multiple, *self.max_length.values()))
-        padding = self.tokenizer.pad_token_id or 0
+        padding = self.sides[side].tokenizer.pad_token_id or 0
         padded = torch.tensor([[*row, *[padding] * (width - len(row))] for row in ids])
         lengths = torch.tensor([len(row) for row in ids])
         mask = (torch.arange(width) < lengths[:, None]).long()
-        device = next(self.module.parameters()).device
+        device = next(self.sides[side].parameters()).device
         return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
 
     def embed(self, features: Features, weights: Weights | None = None) -> Tensor:
-        """Unit-length embeddings `[b, d]` in float32, with `weights` in place of the parameters of these names."""
+        """Embeddings of queries `[b, d]` in float32, with `weights` in place of the parameters of these names."""
         if weights is None:
-            output = self.module(dict(features))
-        else:
-            replaced = {self.full_names[name]: weight for name, weight in weights.items()}
-            output = functional_call(self.module, replaced, (dict(features),))
-        return nn.functional.normalize(output["sentence_embedding"].float(), dim=-1)
+            return self._embedding(self.module(dict(features)))
+        replaced = {self.full_names[name]: weight for name, weight in weights.items()}
+        return self._embedding(functional_call(self.module, replaced, (dict(features),)))
+
+    def _embedding(self, output: Features) -> Tensor:
+        embedding = output["sentence_embedding"].float()
+        return nn.functional.normalize(embedding, dim=-1) if self.similarity == "cosine" else embedding
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], side: Side, weights: Weights | None = None) -> Tensor:
-        """Embeddings `[n, d]` of texts on the CPU, in float32, in the order given.
+        """Embeddings `[n, d]` of texts on the CPU, in float32, in the order given; `weights` are those of queries.
 
         Texts of similar length share a batch, so that little is spent on padding.
         """
@@ -134,21 +149,28 @@ class Encoder:
         embeddings = torch.empty(len(texts), self.dimension)
         budget = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"])
         for rows in _batches([len(row) for row in ids], budget):
-            embeddings[rows] = self.embed(self.collate([ids[i] for i in rows]), weights).cpu()
+            features = self.collate([ids[i] for i in rows], side=side)
+            if side == "query":
+                embeddings[rows] = self.embed(features, weights).cpu()
+            else:
+                embeddings[rows] = self._embedding(self.sides[side](features)).cpu()
         return embeddings
 
     def fingerprint(self, side: Side) -> str:
         """A digest of everything that an embedding on this side depends on, except the text."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
+        digest, module = hashlib.sha256(), self.sides[side]
+        for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        rest = {
-            "modules": [_settings(module) for module in self.module],
-            "tokenizer": self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer),
+        tokenizer = module.tokenizer
+        rest: dict[str, Any] = {
+            "modules": [_settings(part) for part in module],
+            "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer),
             "prompt": self.prompts[side],
             "max_length": self.max_length[side],
         }
+        if self.similarity != "cosine":
+            rest["similarity"] = self.similarity
         digest.update(json.dumps(rest, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -194,6 +216,8 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
             ) from error
     if settings.pooling is not None:
         _set_pooling(module, settings.pooling)
+    if settings.similarity is not None:
+        module.similarity_fn_name = settings.similarity
     return Encoder(module, settings)
 
 
@@ -242,6 +266,29 @@ def _says_its_pooling(name: str, revision: str | None) -> bool:
     except EntryNotFoundError:
         return False
     return True
+
+
+def _of_side(module: SentenceTransformer, name: str, task: str) -> SentenceTransformer:
+    """What a model embeds queries with (`task` is `query`), or passages (`document`): all of it, unless it is a Router.
+
+    Of a Router it is the part of that task, with the modules that follow the Router.
+    """
+    first, *rest = module
+    if not isinstance(first, Router):
+        return module
+    route = task if task in first.sub_modules else first.default_route
+    if route not in first.sub_modules:
+        raise errors.ModelError(
+            f"{name} is a `Router` with the routes {sorted(first.sub_modules)}, and none of them is `{task}` or the "
+            "default. Save it with `Router.for_query_document`."
+        )
+    return SentenceTransformer(
+        modules=[*first.sub_modules[route], *rest],
+        device=str(module.device),
+        prompts=module.prompts,
+        default_prompt_name=module.default_prompt_name,
+        similarity_fn_name=module.similarity_fn_name,
+    ).eval()
 
 
 def _pooling(module: SentenceTransformer) -> Pooling | None:

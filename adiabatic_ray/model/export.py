@@ -65,7 +65,7 @@ def save_retrieval_model(encoder: Encoder, folder: Path, weights: Weights) -> No
 
 def _side(encoder: Encoder, side: Side, weights: Weights) -> SentenceTransformer:
     """A copy of the encoder on the CPU, with `weights` in place of its own and the maximum length of `side`."""
-    module = copy.deepcopy(encoder.module).cpu().eval()
+    module = copy.deepcopy(encoder.sides[side]).cpu().eval()
     own = dict(module.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():

@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def triplet_margin(query: Tensor, positive: Tensor, negative: Tensor, margin: Tensor) -> Tensor:
-    """Mean of `max(0, margin - cos(q, p) + cos(q, n))` over unit-length embeddings `[b, d]`.
+    """Mean of `max(0, margin - q . p + q . n)` over embeddings `[b, d]`.
 
-    Source: Vasilyev et al. 2024; the margin is on cosines.
+    Source: Vasilyev et al. 2024; the margin is on cosines, since embeddings have unit length there.
     """
     return torch.relu(margin - (query * positive).sum(-1) + (query * negative).sum(-1)).mean()
 
@@ -26,7 +26,7 @@ def margin_mse(query: Tensor, positive: Tensor, negative: Tensor, margins: Tenso
 
 
 def infonce(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tensor, unused: Tensor) -> Tensor:
-    """Cross-entropy of each query's positive among all positives and negatives of the batch, on cosines.
+    """Cross-entropy of each query's positive among all positives and negatives of the batch.
 
     This is sentence-transformers' MultipleNegativesRankingLoss, whose `scale` is `1 / temperature`. `negative` is
     `[n, d]`: those of all queries, none for pairs. `unused[i, j]` (bool, `[b, b + n]`) says which passages are not
