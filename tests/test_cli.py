@@ -201,6 +201,7 @@ def test_train_then_evaluate_against_the_base(
     assert "improvement %" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluate_several_encoders(write_sweep: Write, tmp_path: Path, pocket: Path) -> None:
     """Each has its own folder and the numbers that it has alone, with and without a base."""
     base = pocket / "encoder"

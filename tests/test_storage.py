@@ -169,6 +169,7 @@ class Rivals:
             return sum(pool.map(ask, [rival * step for rival in range(self._number)]))
 
 
+@pytest.mark.slow
 def test_one_of_several_that_find_no_lease_creates_it(s3_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LEASE", 1.5)
     rivals, read = Rivals(4), storage.read

@@ -56,6 +56,7 @@ def test_texts_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(table.open(), embed(TEXTS))
 
 
+@pytest.mark.slow
 def test_a_table_in_an_object_store(s3: ThreadedMotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     root = storage.folder("s3://bucket/cache")
     for node in ("one", "two"):  # each has a disk of its own

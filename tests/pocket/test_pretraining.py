@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from adiabatic_ray import config
 from adiabatic_ray.data import sources
 from adiabatic_ray.data.sets import Xnli
@@ -36,6 +38,7 @@ def test_every_word_of_the_world_is_one_token() -> None:
     assert "".join(piece.removeprefix("##") for piece in pieces) == "archivist"
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process() -> None:
     """A set of texts has another order in each process."""
     program = "from adiabatic_ray.pocket import pretraining; print(pretraining.tokenizer().to_str())"

@@ -73,6 +73,7 @@ def test_an_ending_sweep_does_not_wait_for_ever(store: TrialStore, monkeypatch: 
     until(lambda: "a delivery ends" in runs.events, "the delivery that was under way")
 
 
+@pytest.mark.slow
 def test_a_dead_server_costs_nothing_and_is_told(store: TrialStore) -> None:
     uri = f"http://somebody:a-secret@127.0.0.1:{mlflow_server.free_port()}"
     mirror = Mirror(open_runs(store, uri))

@@ -50,6 +50,7 @@ def test_a_process_loads_an_encoder_once_on_what_it_has(small: config.Sweep) -> 
     assert on_ray(loaded_twice, small.model, cpus=1) == (True, "cpu", 1)
 
 
+@pytest.mark.slow
 def test_texts_are_embedded_in_their_order(small: config.Sweep, encoder: Encoder) -> None:
     """As the encoder does it in this process, in two tables, the first of two blocks."""
     many = [f"who reads book {number}?" for number in range(cache.TEXTS_PER_CHUNK + 10)]
