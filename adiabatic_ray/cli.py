@@ -218,10 +218,12 @@ def logs(options: Options) -> None:
 @_command("write a sweep's report again, from the sweep's folder", SWEEP)
 def report(options: Options) -> None:
     from adiabatic_ray.report import page
+    from adiabatic_ray.search import journal
     from adiabatic_ray.sweep import lookup
 
     store = lookup.find(options.sweep)
     page.write(store)
+    journal.write(store.folder.journal, store.sweep, store.records.values())
     _console().say(f"report: {store.folder.report}")
 
 

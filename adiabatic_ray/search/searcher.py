@@ -41,9 +41,9 @@ from optuna.trial import TrialState
 
 from adiabatic_ray import config
 from adiabatic_ray.search import space
+from adiabatic_ray.search.journal import CONSTRAINT
 from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord
 
-CONSTRAINT = "no_degradation"
 FEASIBLE = -1.0  # the constraint of a trial that is judged by its edge, where it harms no language
 # Nothing is proposed twice: the sampler is asked this often for a new configuration, and then random sampling.
 SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20

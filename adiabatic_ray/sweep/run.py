@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from adiabatic_ray import config, errors, storage
 from adiabatic_ray.evaluate import embedded_data
 from adiabatic_ray.report import page
+from adiabatic_ray.search import journal
 from adiabatic_ray.search.scheduler import TrialScheduler
 from adiabatic_ray.search.searcher import Search
 from adiabatic_ray.sweep import closing, handover, session, waiting
@@ -132,6 +133,7 @@ class SweepRun:
         winner = best(self.store.records.values())
         self.console.progress("writing the report")
         report = page.write(self.store)
+        journal.write(self.store.folder.journal, self.sweep, self.store.records.values())
         self.console.clear()
         self.console.leaderboard(self.store.records.values(), self.sweep.search.gain.key)
         self.console.progress("bringing MLflow up to date")

@@ -19,6 +19,7 @@ STORAGE/                                what the sweeps of one storage folder sh
       trial.json                        the record of the trial that was exported
     guarantee.json                      the candidates that are tested on the confirmation sets, in their order
     report.html, figures/, leaderboard.csv
+    study.journal                       the trials as an Optuna study, for Optuna's own tools
     confirmation/                       the trials of `adiabatic-ray confirm`, in a sweep folder of their own
 """
 
@@ -95,6 +96,10 @@ class SweepFolder:
     @property
     def leaderboard(self) -> Path:
         return self.path / "leaderboard.csv"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "study.journal"
 
     @property
     def best(self) -> ExportFolder:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from sentence_transformers import SentenceTransformer
 
 from adiabatic_ray import config, errors
@@ -85,6 +88,11 @@ def test_a_sweep_from_end_to_end(load_sweep: Load, capfd: pytest.CaptureFixture[
     assert [line for line in rays_lines(warned) if OF_RAY_DATA not in line] == []
     table = pd.read_csv(store.folder.path / "leaderboard.csv")
     assert table["trial"].tolist()[0] in (0, winner.number)
+    journal = JournalStorage(JournalFileBackend(str(store.folder.path / "study.journal")))
+    study = optuna.load_study(study_name=sweep.name, storage=journal)
+    assert {one.user_attrs["trial"]: one.value for one in study.trials if one.value is not None} == {
+        number: record.gain_at_edge for number, record in store.records.items() if record.state == "complete" and number
+    }
     discordance = pd.read_csv(store.folder.trial(winner.number).path / "discordance.csv")
     questions = discordance[discordance["dataset"] == "questions"].iloc[0]
     assert questions["improvement"] == pytest.approx(winner.gain)
