@@ -227,12 +227,25 @@ def report(options: Options) -> None:
     _console().say(f"report: {store.folder.report}")
 
 
-@_command("print a sweep's trials from best to worst, also while it runs", SWEEP)
+@_command(
+    "print a sweep's trials from best to worst, also while it runs",
+    SWEEP,
+    _argument("--wide", action="store_true", help="all columns and settings, however narrow the terminal is"),
+    _argument("--json", action="store_true", help="print every metric as JSON, for scripts"),
+    _argument("--csv", action="store_true", help="print every metric as CSV, for scripts"),
+)
 def leaderboard(options: Options) -> None:
+    from adiabatic_ray.report import tables
     from adiabatic_ray.sweep import lookup
 
     store = lookup.find(options.sweep)
-    _console().leaderboard(store.records.values(), store.sweep.search.gain.key, rows=None)
+    if options.json:
+        print(tables.table(store.records.values()).to_json(orient="records", indent=1))
+    elif options.csv:
+        print(tables.table(store.records.values()).to_csv(index=False), end="")
+    else:
+        gain = store.sweep.search.gain.key
+        _console().leaderboard(store.records.values(), gain, rows=None, wide=options.wide)
 
 
 @_command(

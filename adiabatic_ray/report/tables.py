@@ -9,7 +9,10 @@ from typing import Any
 import pandas as pd
 
 from adiabatic_ray import storage
+from adiabatic_ray.evaluate.evidence import COMPARISONS
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best, ranked
+
+SHORT = {"learning_rate": "rate", "batch_size": "batch"}
 
 
 def table(records: Iterable[TrialRecord]) -> pd.DataFrame:
@@ -98,3 +101,45 @@ def show(value: Any) -> str:
 def configuration(record: TrialRecord) -> str:
     """What a trial was tried with, in a line; empty for the untouched encoder."""
     return ", ".join(f"{key} {show(value)}" for key, value in record.config.items())
+
+
+def differences(records: Iterable[TrialRecord]) -> dict[int, str]:
+    """What each trial was tried with in a few words, by its number, without what is the same in all of them.
+
+    Masks are named without the parts that all of them freeze.
+    """
+    configs = {record.number: record.config for record in records if record.config}
+    names = list(dict.fromkeys(name for config in configs.values() for name in config))
+    names = [name for name in names if len({str(config.get(name)) for config in configs.values()}) > 1] or names
+    masks = [str(config["freeze"]).split("+") for config in configs.values() if "freeze" in config]
+    shared = set.intersection(*map(set, masks)) if masks else set()
+
+    def cell(name: str, value: Any) -> str:
+        if name == "freeze":
+            value = "+".join(part for part in str(value).split("+") if part not in shared) or "nothing more"
+        return f"{SHORT.get(name, name)} {show(value)}"
+
+    return {
+        number: ", ".join(cell(name, config[name]) for name in names if name in config)
+        for number, config in configs.items()
+    }
+
+
+def verdict(record: TrialRecord, winner: TrialRecord | None) -> str:
+    """What became of a trial, in words: whom it harms, or what was shown of it."""
+    word = standing(record, winner)
+    if word == "infeasible":
+        return f"harms {whom(record.worst)}"
+    shown = {"best": "best", "confirmed": "confirmed"}.get(word)
+    if shown and record.confirmed:
+        return "best: harms nobody, confirmed" if word == "best" else "harms nobody, confirmed"
+    return word
+
+
+def whom(group: str) -> str:
+    """A group that is harmed, in a few words: `bg (neutral)` of `neutral/bg/vi`, `tr (ndcg_at_10/archive)`."""
+    parts = group.split("/")
+    if len(parts) >= 3 and parts[-3] in COMPARISONS:
+        return f"{parts[-2]} ({parts[-3]})"
+    *guard, last = parts
+    return f"{last} ({'/'.join(guard)})" if guard else last or "somebody"

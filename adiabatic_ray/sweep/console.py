@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import rich.console
@@ -23,7 +24,7 @@ from adiabatic_ray.trials.record import TrialRecord, best, ranked, tuned
 from adiabatic_ray.trials.store import TrialStore
 
 Result = TypeVar("Result")
-
+LOG_WIDTH = 1000  # columns, more than any line has
 
 # The measures that are shown, with their labels.
 SHOWN = {"pnd": "PND %", "ndcg_at_10": "ndcg_at_10", "mrr_at_10": "mrr_at_10", "recall_at_100": "recall_at_100"}
@@ -35,7 +36,7 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self._rich = rich.console.Console(highlight=False, soft_wrap=True, quiet=quiet)
         if not self._rich.is_terminal:  # a log file has no width that a table must fit into
-            self._rich.width = 1000
+            self._rich.width = LOG_WIDTH
         self._status: rich.status.Status | None = None
         self._began = time.monotonic()
         self._filled: dict[tuple[str, str], int] = {}
@@ -165,34 +166,44 @@ class Console:
         chosen = tables.configuration(record) or "untouched"
         self.say(f"trial {record.number:>3}  {state}{outcome}  [{chosen}]  {seconds:.0f} s")
 
-    def leaderboard(self, records: Iterable[TrialRecord], objective: str, rows: int | None = 10) -> None:
-        """Print the best trials that did not fail, at most `rows` of them, with what confirmation says of them."""
+    def leaderboard(
+        self, records: Iterable[TrialRecord], objective: str, rows: int | None = 10, *, wide: bool = False
+    ) -> None:
+        """Print the best trials that did not fail, at most `rows` of them, with what confirmation says of them.
+
+        A narrow terminal shows the main columns, and of the configurations what differs. `wide` shows all of both.
+        """
         listed = ranked(records)
         winner = best(listed)
         shown = [record for record in listed if not record.failed][:rows]
-        confirmed = any(record.confirmation for record in shown)
+        width = LOG_WIDTH if wide else self._rich.width
+        chosen = (
+            tables.differences(shown)
+            if width < ALL_COLUMNS
+            else {one.number: tables.configuration(one) for one in shown}
+        )
+        columns = [
+            column
+            for column in COLUMNS
+            if width >= column.least_width and (not column.of_confirmation or any(one.confirmation for one in shown))
+        ]
         table = rich.table.Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        for column in ("trial", "gain %", "constraint", "scale", "whole gain %", "constraint"):
-            table.add_column(column, justify="right", no_wrap=column == "trial")
-        for column in ("confirmed gain %", "at most worse %") if confirmed else ():
-            table.add_column(column, justify="right")
-        for column in ("", "configuration"):
-            table.add_column(column)
+        for column in columns:
+            table.add_column(column.head, justify="right", no_wrap=column.head == "trial")
+        table.add_column("verdict", min_width=12)
+        table.add_column("configuration", overflow="fold")
         for record in shown:
-            cells = [
-                str(record.number),
-                *_candidate_cells(record),
-                *(_confirmation_cells(record) if confirmed else ()),
-                tables.standing(record, winner),
-                tables.configuration(record) or "untouched",
-            ]
+            cells = [*(column.cell(record) for column in columns), tables.verdict(record, winner)]
+            cells.append(chosen.get(record.number) or "untouched")
             style = "bold green" if record is winner else ("" if record.candidate else "dim")
             table.add_row(*map(rich.markup.escape, cells), style=style)
         self.say(
             f"\nbest trials; gain on {objective} at the trial's edge, and of its whole displacement; feasible if the "
             "constraint is at most 0"
+            if width >= ALL_COLUMNS
+            else f"\nbest trials; gain on {objective} of what can be handed over"
         )
-        self._rich.print(table)
+        self._rich.print(table, width=width)
         if len(shown) < len(listed):
             self.say(f"... and {len(listed) - len(shown)} more in leaderboard.csv")
 
@@ -247,18 +258,37 @@ def _outcome(record: TrialRecord) -> str:
     return f"{whole}; at scale {edge.scale:.2g} gain {edge.gain:+.2f}%, constraint {edge.metrics['constraint']:+.2f}"
 
 
-def _candidate_cells(record: TrialRecord) -> list[str]:
-    """Gain, constraint and scale of what can be handed over, and gain and constraint of the whole displacement."""
-    part = record.candidate
-    of_part = ["", "", ""]
-    if part is not None:
-        of_part = [f"{part.gain:+.2f}", f"{part.metrics['constraint']:+.2f}", f"{part.scale:.2g}"]
-    return [*of_part, _number(record.gain, "+.2f"), _number(record.constraint, "+.2f")]
+def _judged(record: TrialRecord, key: str) -> float | None:
+    """A metric of what can be handed over of a trial; of one with nothing that can, of its whole displacement."""
+    return (record.candidate or record.whole).metrics.get(key)
 
 
-def _confirmation_cells(record: TrialRecord) -> list[str]:
-    """The gain on the confirmation sets, and the upper bound of the overall degradation there."""
-    return [_number(record.confirmation.get("gain"), "+.2f"), _number(record.overall_bound, "+.2f")]
+def _of_candidate(record: TrialRecord, key: str) -> float | None:
+    return record.candidate.metrics[key] if record.candidate else None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard, and the narrowest terminal that shows it."""
+
+    head: str
+    cell: Callable[[TrialRecord], str]
+    least_width: int = 0
+    of_confirmation: bool = False
+
+
+ALL_COLUMNS = 160  # a terminal of this width shows all
+COLUMNS = [
+    Column("trial", lambda record: str(record.number)),
+    Column("gain %", lambda record: _number(_judged(record, "gain"), "+.2f")),
+    Column("worst language %", lambda record: _number(_judged(record, "worst_language"), "+.2f")),
+    Column("constraint", lambda record: _number(_of_candidate(record, "constraint"), "+.2f"), 140),
+    Column("scale", lambda record: f"{record.candidate.scale:.2g}" if record.candidate else "", 110),
+    Column("whole gain %", lambda record: _number(record.gain, "+.2f"), ALL_COLUMNS),
+    Column("constraint", lambda record: _number(record.constraint, "+.2f"), ALL_COLUMNS),
+    Column("confirmed gain %", lambda record: _number(record.confirmation.get("gain"), "+.2f"), 90, True),
+    Column("at most worse %", lambda record: _number(record.overall_bound, "+.2f"), 140, True),
+]
 
 
 def _number(value: float | None, form: str) -> str:

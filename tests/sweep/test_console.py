@@ -185,13 +185,13 @@ def test_the_leaderboard_of_a_log_has_whole_lines(pipe: Shown, terminal: Shown) 
     output = pipe(lambda console: console.leaderboard(trials, "questions"))
     heading, columns, *rows, more = output.strip().splitlines()
     assert heading.startswith("best trials; gain on questions")
-    whole = ["whole", "gain", "%", "constraint"]
-    assert columns.split() == ["trial", "gain", "%", "constraint", "scale", *whole, "configuration"]
+    heads = ["trial", "gain %", "worst language %", "constraint", "scale", "whole gain %", "constraint", "verdict"]
+    assert re.split(r"\s{2,}", columns.strip()) == [*heads, "configuration"]
     assert [row.split()[0] for row in rows] == ["2", "1", "0", "3"]
     assert rows[0].split()[:7] == ["2", "+4.00", "-0.25", "0.5", "+9.00", "+0.70", "best"]
+    assert "harms de (neutral)" in rows[3]
     assert f"freeze {long['freeze']}, margin 0.125" in rows[1]
     assert "untouched" in rows[2]
-    assert "infeasible" in rows[3]
     assert more.startswith("... and 1 more in ")
     all_rows = pipe(
         lambda console: console.leaderboard([*trials, *(record(n, 1.0) for n in range(5, 25))], "q", rows=None)
@@ -200,6 +200,29 @@ def test_the_leaderboard_of_a_log_has_whole_lines(pipe: Shown, terminal: Shown) 
     in_colours = terminal(lambda console: console.leaderboard(trials, "questions"))
     assert "\x1b[1;32m" in in_colours  # the best is bold and green
     assert max(len(line) for line in ESCAPES.sub("", in_colours).splitlines()[2:]) <= 120
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_leaderboard_fits_the_terminal(terminal: Shown, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    masks = ["embeddings+layer.*.output.dense.weight", "embeddings"]
+    held = {"gain": 23.6, "constraint": -0.1, "bound/overall": 0.5, "bound/de": 1.0}
+    trials = [UNTOUCHED]
+    for number in range(1, 8):
+        tried = {"learning_rate": 1.234e-5 * number, "margin": 0.1, "freeze": masks[number % 2], "batch_size": 28}
+        metrics = {"gain": 3.0 * number, "constraint": 0.4 if number > 5 else -0.3, "worst_language": -1.25}
+        tested = checked(held) if number == 5 else ()
+        points = (Evaluation(8, 1.0, metrics),)
+        trials.append(record(number, 0.0, config=tried, confirmations=tested, points=points))
+    printed = ESCAPES.sub("", terminal(lambda console: console.leaderboard(trials, "msmarco")))
+    lines = printed.strip("\n").splitlines()
+    assert max(map(len, lines[1:])) <= width
+    text = " ".join(printed.split())
+    assert "harms de" in text
+    assert "confirmed" in text
+    assert ("margin" in text) == (width == 200)  # the same in all trials
+    assert ("scale" in text) == (width >= 120)
+    assert ("whole" in text) == (width == 200)
 
 
 def test_confirmation_stands_beside_selection(pipe: Shown) -> None:
@@ -215,7 +238,8 @@ def test_confirmation_stands_beside_selection(pipe: Shown) -> None:
     assert "confirmed gain %" in output[2]
     assert "not confirmed" in rows["1"]
     assert "at most worse %" in output[2]
-    assert rows["2"].split()[:9] == ["2", "+3.00", "-0.50", "1", "+3.00", "-0.50", "+2.00", "+0.50", "best"]
+    assert rows["2"].split()[:9] == ["2", "+3.00", "-0.50", "1", "+3.00", "-0.50", "+2.00", "+0.50", "best:"]
+    assert "best: harms nobody, confirmed" in rows["2"]
     assert "feasible" in rows["3"]
 
 

@@ -62,6 +62,11 @@ def test_it_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "recorded: sweep report" in page
     assert (folder / "figures" / "curves.png").exists()
     assert "best: trial 4, gain +6.98%, confirmed" in capsys.readouterr().out
+    assert cli.main(["leaderboard", str(folder), "--csv"]) == 0
+    rows = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert cli.main(["leaderboard", str(folder), "--json"]) == 0
+    assert [row["trial"] for row in json.loads(capsys.readouterr().out)] == rows["trial"].tolist()
+    pd.testing.assert_frame_equal(rows, pd.read_csv(folder / "leaderboard.csv"))
 
 
 def test_it_is_exported(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
