@@ -31,6 +31,11 @@ Encode = Callable[[Sequence[str]], Tensor]  # query texts to embeddings [n, d]
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}
 
 
+# Texts of which each side's embeddings are compared with sentence-transformers' own when an encoder is loaded.
+PROBES = ["who planted the tree?", "Wer pflanzte den Baum? " * 40, "Кто посадил дерево?", ""]
+AGREEMENT = 1e-4  # float32 on two batches of different shapes is within 1e-6
+
+
 class HubUnreachable(errors.ModelError):
     """The model's hub id cannot be looked up, since the hub cannot be reached."""
 
@@ -46,8 +51,8 @@ class Encoder:
     (`encoder.layer.0.output.dense.weight`), and `roles` their names by role. `embed` runs on them or on replacements.
 
     Raises:
-        ModelError: the model leaves its prompt out of the pooling, ranks by distances, or is a `Router` that does not
-            say which part embeds queries or passages.
+        ModelError: the model leaves its prompt out of the pooling, ranks by distances, has a prompt `passage` that
+            sentence-transformers does not use, or is a `Router` that does not say which part embeds queries.
     """
 
     def __init__(self, module: SentenceTransformer, settings: config.Model) -> None:
@@ -68,8 +73,14 @@ class Encoder:
         prompts = settings.prompts
         self.prompts: dict[Side, str] = {
             "query": own.get("query") or "" if prompts.query is None else prompts.query,
-            "passage": own.get("document") or own.get("passage") or "" if prompts.passage is None else prompts.passage,
+            "passage": own.get("document") or "" if prompts.passage is None else prompts.passage,
         }
+        if prompts.passage is None and own.get("passage") and not own.get("document"):
+            raise errors.ModelError(
+                f"{settings.name} has the prompt {own['passage']!r} for `passage` and none for `document`, so that "
+                "sentence-transformers' `encode_document` uses none. Say which your documents were embedded with: "
+                f"`model.prompts.passage: {own['passage']!r}`, or `''` for none."
+            )
         lengths = {"query": settings.max_length.query, "passage": settings.max_length.passage}
         longest = {side: one.max_seq_length or 512 for side, one in self.sides.items()}
         self.max_length: dict[Side, int] = {side: min(lengths[side] or most, most) for side, most in longest.items()}
@@ -218,7 +229,42 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
         _set_pooling(module, settings.pooling)
     if settings.similarity is not None:
         module.similarity_fn_name = settings.similarity
-    return Encoder(module, settings)
+    encoder = Encoder(module, settings)
+    _require_agreement(encoder, module)
+    return encoder
+
+
+def _require_agreement(encoder: Encoder, module: SentenceTransformer) -> None:
+    """Compare a few embeddings of each side with sentence-transformers' own, of the same prompts and lengths.
+
+    Raises:
+        ModelError: they differ, so that the model does something with a text that this project does not know of.
+    """
+    sides: list[Side] = ["query", "passage"]
+    for side in sides:
+        reference, cut = module, encoder.max_length[side]
+        longest = encoder.sides[side].max_seq_length
+        shorter = longest is not None and cut < longest
+        if shorter:
+            reference = encoder.sides[side]
+            reference.max_seq_length = cut
+        encode = reference.encode_query if side == "query" else reference.encode_document
+        expected = encode(
+            PROBES,
+            prompt=getattr(encoder.settings.prompts, side),
+            normalize_embeddings=encoder.similarity == "cosine",
+            show_progress_bar=False,
+        )
+        if shorter:
+            reference.max_seq_length = longest
+        ours = encoder.encode(PROBES, side)
+        difference = float((ours - torch.from_numpy(expected)).abs().max() / ours.norm(dim=1).max())
+        if not difference < AGREEMENT:
+            raise errors.ModelError(
+                f"{encoder.settings.name}: sentence-transformers embeds a {side} otherwise than this project, by "
+                f"{difference:.2g} of its length. The model does something with texts that is not supported yet, such "
+                "as a chat template or a length for each side."
+            )
 
 
 def initialise(folder: Path, tokenizer_file: Path, seed: int, **shape: Any) -> None:

@@ -78,6 +78,29 @@ def test_pooling_given_in_the_sweep_file(pocket: Path, tmp_path: Path, mode: Any
         encoders.load(config.Model(name=str(bare)))
 
 
+def test_a_prompt_that_documents_do_not_get_is_asked_about(pocket: Path, tmp_path: Path) -> None:
+    """`encode_document` takes the prompt `document` alone, and this one is named `passage`."""
+    saved = SentenceTransformer(str(pocket / "encoder"), device="cpu")
+    saved.prompts = {"query": "Q ", "passage": "P "}
+    saved.save(str(tmp_path / "named"))
+    with pytest.raises(errors.ModelError, match=r"has the prompt 'P ' for `passage` .* `model.prompts.passage: 'P '`"):
+        encoders.load(config.Model(name=str(tmp_path / "named")))
+    for prompt in ("P ", ""):
+        model = encoders.load(config.Model(name=str(tmp_path / "named"), prompts=config.Sides(passage=prompt)))
+        assert model.prompts == {"query": "Q ", "passage": prompt}
+
+
+def test_an_encoder_that_embeds_otherwise_is_refused(pocket: Path, tmp_path: Path) -> None:
+    """Each side has a length of its own here, which only sentence-transformers knows of."""
+    saved = SentenceTransformer(str(pocket / "encoder"), device="cpu")
+    saved[0].query_length = 4
+    saved.save(str(tmp_path / "short"))
+    with pytest.raises(errors.ModelError, match=r"embeds a query otherwise than this project, by 0\.\d+ of its length"):
+        encoders.load(config.Model(name=str(tmp_path / "short")))
+    lengths = config.Lengths(query=6, passage=9)
+    assert encoders.load(config.Model(name=str(pocket / "encoder"), max_length=lengths)).module.max_seq_length > 9
+
+
 def test_replaced_weights_leave_the_encoder_as_it_is(encoder: encoders.Encoder) -> None:
     before = encoder.encode(TEXTS, "query")
     moved = {name: weight + 0.01 for name, weight in encoder.parameters.items()}
