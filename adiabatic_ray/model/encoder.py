@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Module, Pooling, Transformer
@@ -61,6 +60,12 @@ class Encoder:
             "query": _of_side(module, settings.name, "query"),
             "passage": _of_side(module, settings.name, "document"),
         }
+        for side, one in self.sides.items():
+            if not isinstance(one[0], Transformer):
+                raise errors.ModelError(
+                    f"{settings.name} embeds a {side} with `{type(one[0]).__name__}`, which is not supported; only "
+                    "encoders that begin with a `Transformer` are."
+                )
         self.module = self.sides["query"]
         self.settings = settings
         self.similarity = module.similarity_fn_name
@@ -207,12 +212,12 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
     if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise errors.ModelError(f"model.name: {name} holds no model: neither `modules.json` nor `config.json`.")
     with quiet():
+        if settings.pooling is None and not _says_its_pooling(name, settings.revision):
+            raise errors.ModelError(
+                f"{name} does not say how it pools (no `modules.json`). Give `model.pooling`: mean, cls, max or "
+                "lasttoken."
+            )
         try:
-            if settings.pooling is None and not _says_its_pooling(name, settings.revision):
-                raise errors.ModelError(
-                    f"{name} does not say how it pools (no `modules.json`). Give `model.pooling`: mean, cls, max or "
-                    "lasttoken."
-                )
             module = SentenceTransformer(
                 name,
                 revision=settings.revision,
@@ -220,18 +225,41 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
-        except (OSError, ValueError, SafetensorError) as error:
+        except Exception as error:  # the libraries raise errors of any type for models that they cannot load
             raise errors.ModelError(
-                f"model.name: cannot load {name}: {errors.summary(error)} "
-                "(weights must be in safetensors; a hub id needs the network or a filled hub cache)."
+                f"model.name: cannot load {name}: {errors.summary(error)} {_hint(error)}"
             ) from error
     if settings.pooling is not None:
         _set_pooling(module, settings.pooling)
     if settings.similarity is not None:
         module.similarity_fn_name = settings.similarity
-    encoder = Encoder(module, settings)
-    _require_agreement(encoder, module)
+    try:
+        encoder = Encoder(module, settings)
+        _require_agreement(encoder, module)
+    except errors.AdiabaticRayError:
+        raise
+    except Exception as error:  # what its modules do with a text that they do not expect
+        raise errors.ModelError(
+            f"model.name: {name} loads, but does not embed a text: {errors.summary(error)} Its modules are "
+            f"{', '.join(type(part).__name__ for part in module)}."
+        ) from error
     return encoder
+
+
+def _hint(error: Exception) -> str:
+    """The way out of an error of the libraries."""
+    said = str(error)
+    if "custom code" in said or "trust_remote_code" in said or "not part of Sentence Transformers" in said:
+        return (
+            "(Its code lies in its own repository, and nothing from there is run. Use an encoder of an architecture "
+            "that transformers has itself.)"
+        )
+    if "safetensors" in said:
+        return (
+            "(Weights must be in safetensors. Where you trust the model, `SentenceTransformer(NAME).save(FOLDER)` "
+            "writes them so.)"
+        )
+    return "(A hub id needs the network or a filled hub cache.)"
 
 
 def _require_agreement(encoder: Encoder, module: SentenceTransformer) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.model import encoder as encoders
@@ -184,6 +184,24 @@ def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
         encoders.load(config.Model(name="nobody/nothing"))  # HF_HUB_OFFLINE is set for tests
 
 
+def test_static_embeddings_are_refused(pocket: Path, tmp_path: Path) -> None:
+    tokenizer = SentenceTransformer(str(pocket / "encoder"), device="cpu").tokenizer
+    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=8)], device="cpu")
+    static.save(str(tmp_path / "static"), create_model_card=False)
+    with pytest.raises(errors.ModelError, match=r"embeds a query with `StaticEmbedding`, which is not supported"):
+        encoders.load(config.Model(name=str(tmp_path / "static")))
+
+
+def test_a_model_that_cannot_run_is_an_error_of_ours(pocket: Path, tmp_path: Path) -> None:
+    broken = SentenceTransformer(str(pocket / "encoder"), device="cpu")
+    broken.insert(2, Dense(32, 16))  # of another width than what comes before it
+    broken.save(str(tmp_path / "broken"), create_model_card=False)
+    with pytest.raises(
+        errors.ModelError, match=r"does not embed a text: RuntimeError: .* Its modules are Transformer, "
+    ):
+        encoders.load(config.Model(name=str(tmp_path / "broken")))
+
+
 def pickled_weights(folder: Path, mark: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Pickled(mark)}, folder / "pytorch_model.bin")
@@ -210,9 +228,12 @@ def foreign_module(folder: Path, mark: Path) -> None:
 @pytest.mark.parametrize(
     ("plant", "message"),
     [
-        (pickled_weights, r"weights must be in safetensors"),
-        (foreign_architecture, r"contains custom code which must be executed"),
-        (foreign_module, r"references the module class 'code.Normalize', which is not part of Sentence Transformers"),
+        (pickled_weights, r"Weights must be in safetensors. Where you trust the model"),
+        (foreign_architecture, r"contains custom code .* nothing from there is run. Use an encoder of an architecture"),
+        (
+            foreign_module,
+            r"the module class 'code.Normalize', which is not part of Sentence Transformers.* nothing from",
+        ),
     ],
 )
 def test_nothing_from_a_model_folder_is_executed(
