@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,32 @@ def report(options: Options) -> None:
     page.write(store)
     journal.write(store.folder.journal, store.sweep, store.records.values())
     _console().say(f"report: {store.folder.report}")
+
+
+@_command(
+    "show a sweep in MLflow, on a server of this machine unless it is tracked on another",
+    SWEEP,
+    _argument("--port", type=_count, metavar="N", help="the server's port on 127.0.0.1 (default: one that is free)"),
+    _argument("--open", action="store_true", help="open the page in the browser"),
+)
+def ui(options: Options) -> None:
+    from adiabatic_ray.sweep import lookup
+    from adiabatic_ray.tracking import address
+    from adiabatic_ray.tracking import ui as mlflow_ui
+
+    store = lookup.find(options.sweep)
+    uri = store.sweep.mlflow.uri or address.default_uri(store.folder.storage)
+    console = _console()
+    with mlflow_ui.serving(uri, options.port) as server:
+        pages = mlflow_ui.pages(store, uri, server)
+        console.say(f"runs:     {pages.runs}\ncharts:   {pages.charts}\ncompared: {pages.compared}")
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(pages.runs)
+        if server != uri.rstrip("/"):
+            console.say("Ctrl-C ends the server")
+            threading.Event().wait()
 
 
 @_command(

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 COMMANDS = [
     *("sweep", "validate", "schema", "embed", "train", "evaluate"),
-    *("submit", "stop", "logs", "report", "leaderboard", "status", "confirm", "export"),
+    *("submit", "stop", "logs", "report", "ui", "leaderboard", "status", "confirm", "export"),
 ]
 
 

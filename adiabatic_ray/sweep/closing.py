@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from adiabatic_ray.report.assurance import Assurance, way_out
@@ -24,7 +25,7 @@ def lines(
     if trouble:
         yield f"MLflow at {mlflow} is behind ({trouble}); run the same command again to bring it up to date"
     elif mlflow.startswith("sqlite"):
-        yield f"MLflow: mlflow server --backend-store-uri {mlflow}"
+        yield f"MLflow: adiabatic-ray ui {shlex.quote(str(store.folder.path))}"
     else:
         yield f"MLflow: {mlflow}"
     if status == "KILLED":

@@ -83,7 +83,7 @@ def test_a_sweep_from_end_to_end(load_sweep: Load, capfd: pytest.CaptureFixture[
     lines = printed.splitlines()
     assert sum(line.startswith("trial ") and "%" in line for line in lines) >= 5
     assert any(str(exported) in line for line in lines)
-    assert any(line.startswith("MLflow: mlflow server --backend-store-uri sqlite:///") for line in lines)
+    assert f"MLflow: adiabatic-ray ui {store.folder.path}" in lines
     assert rays_lines(printed) == []
     assert [line for line in rays_lines(warned) if OF_RAY_DATA not in line] == []
     table = pd.read_csv(store.folder.path / "leaderboard.csv")
@@ -126,7 +126,7 @@ def test_a_sweep_from_end_to_end(load_sweep: Load, capfd: pytest.CaptureFixture[
         ("(raylet) Spilled 2000 MiB", True),
         ("(autoscaler +12s) Adding 1 node(s) of type trials.", True),
         ("run the same command to go on: adiabatic-ray sweep /home/ray/small.yaml", False),
-        ("MLflow: mlflow server --backend-store-uri sqlite:////tmp/ray/runs/mlflow.db", False),
+        ("MLflow: adiabatic-ray ui /tmp/ray/runs/small", False),
         ("an array of X-rays, gray", False),
     ],
 )
