@@ -22,7 +22,7 @@ class Guard:
 def bars(guards: Mapping[str, Guard], title: str) -> Figure:
     """The improvement of each language, a panel for each guard, with 95% intervals."""
     most = max(len(guard.languages) for guard in guards.values())
-    figure = Figure(figsize=(4.2 + 3.6 * (len(guards) - 1), 1.6 + 0.27 * most), layout="constrained")
+    figure = Figure(figsize=(max(9.0, 4.5 * len(guards)), 1.6 + 0.27 * most), layout="constrained")
     panels = figure.subplots(1, len(guards), squeeze=False)[0]
     for axes, (name, guard) in zip(panels, guards.items(), strict=True):
         languages, intervals = list(guard.languages), list(guard.languages.values())
