@@ -29,6 +29,7 @@ TREE = {
     "e5/.report.lock": SWEEP.report_lock,
     "e5/figures": SWEEP.figures,
     "e5/leaderboard.csv": SWEEP.leaderboard,
+    "e5/study.journal": SWEEP.journal,
     "e5/best": SWEEP.best.path,
     "e5/best/query_encoder": SWEEP.best.query_encoder,
     "e5/best/retrieval_model": SWEEP.best.retrieval_model,
