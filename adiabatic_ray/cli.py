@@ -240,7 +240,7 @@ def ui(options: Options) -> None:
     from adiabatic_ray.tracking import ui as mlflow_ui
 
     store = lookup.find(options.sweep)
-    uri = store.sweep.mlflow.uri or address.default_uri(store.folder.storage)
+    uri = address.of(store.sweep.mlflow, store.folder.storage)
     console = _console()
     with mlflow_ui.serving(uri, options.port) as server:
         pages = mlflow_ui.pages(store, uri, server)

@@ -52,17 +52,18 @@ def of_files(name: str, source: config.Source, seed: int) -> sets.Ranking | None
     return None
 
 
-def of_subsets(name: str, source: config.Source, subsets: set[str], seed: int) -> sets.Ranking:
-    """A ranking set with a subset for each of its parts, on the hub or in a folder of that layout.
+def of_subsets(name: str, source: config.Source, subsets: set[str], seed: int) -> sets.Ranking | None:
+    """A ranking set with a subset for each of its parts, on the hub or in a folder of that layout; `None` without.
 
     Raises:
         DataError: a part of the set is missing or damaged.
     """
-    spoken = languages_of(subsets)
-    if spoken:
+    if spoken := _languages(subsets):
         readers = {one: functools.partial(_of_subsets, name, source, subsets, f"{one}-") for one in spoken}
         return _in_languages(name, source, readers, seed)
-    return _ranking(name, source, _of_subsets(name, source, subsets, ""), seed)
+    if {"corpus", "queries"} <= subsets:
+        return _ranking(name, source, _of_subsets(name, source, subsets, ""), seed)
+    return None
 
 
 def corpus(name: str, source: config.Source) -> list[str]:
@@ -86,7 +87,7 @@ def corpus(name: str, source: config.Source) -> list[str]:
     return list(texts)
 
 
-def languages_of(subsets: set[str]) -> list[str]:
+def _languages(subsets: set[str]) -> list[str]:
     """The languages of a data set that has the subsets of a ranking set for each of them."""
     endings = ("-corpus", "-queries", "-qrels")
     named = {one.removesuffix("-corpus") for one in subsets if one.endswith("-corpus")}

@@ -26,8 +26,9 @@ def load(name: str, source: config.Source, seed: int) -> sets.DataSet:
             "(`qidpidtriples.*.tsv`, `triples.*.tsv`), or the judgements of a ranking set (`qrels.*.tsv`)."
         )
     subsets = tables.subsets(source)
-    if {"corpus", "queries"} <= subsets or ranking_sources.languages_of(subsets):
-        return ranking_sources.of_subsets(name, source, subsets, seed)
+    ranking = ranking_sources.of_subsets(name, source, subsets, seed)
+    if ranking is not None:
+        return ranking
     if source.languages and set(source.languages) <= subsets:
         return xnli_sources.of_subsets(name, source, source.languages, seed)
     rows = tables.read(name, source)

@@ -144,20 +144,19 @@ class Encoder:
         device = next(self.sides[side].parameters()).device
         return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
 
-    def embed(self, features: Features, weights: Weights | None = None) -> Tensor:
-        """Embeddings of queries `[b, d]` in float32, with `weights` in place of the parameters of these names."""
+    def embed(self, features: Features, weights: Weights | None = None, side: Side = "query") -> Tensor:
+        """Embeddings `[b, d]` in float32, with `weights` in place of the parameters of these names."""
         if weights is None:
-            return self._embedding(self.module(dict(features)))
-        replaced = {self.full_names[name]: weight for name, weight in weights.items()}
-        return self._embedding(functional_call(self.module, replaced, (dict(features),)))
-
-    def _embedding(self, output: Features) -> Tensor:
+            output = self.sides[side](dict(features))
+        else:
+            replaced = {self.full_names[name]: weight for name, weight in weights.items()}
+            output = functional_call(self.sides[side], replaced, (dict(features),))
         embedding = output["sentence_embedding"].float()
         return nn.functional.normalize(embedding, dim=-1) if self.similarity == "cosine" else embedding
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], side: Side, weights: Weights | None = None) -> Tensor:
-        """Embeddings `[n, d]` of texts on the CPU, in float32, in the order given; `weights` are those of queries.
+        """Embeddings `[n, d]` of texts on the CPU, in float32, in the order given.
 
         Texts of similar length share a batch, so that little is spent on padding.
         """
@@ -166,10 +165,7 @@ class Encoder:
         budget = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"])
         for rows in _batches([len(row) for row in ids], budget):
             features = self.collate([ids[i] for i in rows], side=side)
-            if side == "query":
-                embeddings[rows] = self.embed(features, weights).cpu()
-            else:
-                embeddings[rows] = self._embedding(self.sides[side](features)).cpu()
+            embeddings[rows] = self.embed(features, weights, side).cpu()
         return embeddings
 
     def fingerprint(self, side: Side) -> str:
@@ -196,8 +192,11 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def load(settings: config.Model, device: str | torch.device | None = None) -> Encoder:
+def load(settings: config.Model, device: str | torch.device | None = None, *, compare: bool = True) -> Encoder:
     """Load an encoder in float32 from a hub id or a folder.
+
+    With `compare` a few of its embeddings are compared with sentence-transformers' own. That takes about as long as it
+    takes to load a small encoder, so the processes of a sweep leave it to the one that starts them.
 
     Raises:
         ModelError: there is no such model, it has no safetensors weights, it leaves its prompt out of the pooling, or
@@ -235,7 +234,8 @@ def load(settings: config.Model, device: str | torch.device | None = None) -> En
         module.similarity_fn_name = settings.similarity
     try:
         encoder = Encoder(module, settings)
-        _require_agreement(encoder, module)
+        if compare:
+            _require_agreement(encoder, module)
     except errors.AdiabaticRayError:
         raise
     except Exception as error:  # what its modules do with a text that they do not expect

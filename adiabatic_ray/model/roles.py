@@ -24,7 +24,7 @@ def find(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, list[
     parts: dict[str, list[nn.Module]] = {
         "embeddings": list(_embeddings(module, layers)),
         "attention": [one for own in attention for one in own],
-        "attention.output": [_linear(one)[-1] for own in attention for one in own if _linear(one)],
+        "attention.output": [maps[-1] for own in attention for one in own if (maps := _linear(one))],
         "feed_forward": [one for own in feed_forward for one in own],
         "feed_forward.output": [own[-1] for own in feed_forward if own],
         "norms": [one for one in module.modules() if "Norm" in type(one).__name__ and not list(one.children())],

@@ -14,7 +14,6 @@ from pathlib import Path
 import jinja2
 
 from adiabatic_ray import storage
-from adiabatic_ray.evaluate.evidence import COMPARISONS
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
 from adiabatic_ray.report import figures, pictures, tables
 from adiabatic_ray.report.assurance import Assurance, gain_test, way_out
@@ -133,8 +132,7 @@ def _template() -> jinja2.Template:
 
 def pair(label: str) -> str:
     """`neutral/de/en` in words, also after the name of a guard; other labels (a language, `overall`) stay."""
-    parts = label.split("/")
-    if len(parts) < 3 or parts[-3] not in COMPARISONS:
+    guard, comparison, query, text = tables.parts(label)
+    if not comparison:
         return label or "unknown"
-    *guard, comparison, query, text = parts
     return "".join(f"{name}: " for name in guard) + f"{query} query, {text} texts, {comparison}"

@@ -22,7 +22,6 @@ Reason = Literal[
     "all outcomes unreadable",
     "outcomes not kept",
     "no pairs of languages",
-    "no languages",
     "rate not searched",
     "no profiles",
     "nothing measured",
@@ -60,28 +59,25 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
     """The winner's improvement on the languages of the guarded sets, at the scale that is handed over."""
     evidence = _guarded(store, winner)
     if isinstance(evidence, Picture):
-        return {"heat_maps": evidence, "by_language": evidence}
+        return {"heat_maps": evidence}
     assert winner is not None
     assert winner.candidate is not None
     of = f"trial {winner.number}, scale {winner.candidate.scale:g}"
-    in_pairs = [(guard, one) for guard, one in evidence.items() if one.base.dim() == 4]
-    heat = Picture(reason="no pairs of languages")
-    for guard, one in in_pairs[:1]:
+    drawn = {"heat_maps": Picture(reason="no pairs of languages")}
+    in_pairs = next(((guard, one) for guard, one in evidence.items() if one.base.dim() == 4), None)
+    if in_pairs:
+        guard, one = in_pairs
         figure = heat_maps.improvement(one.base, one.tuned, one.languages, f"Improvement on {guard} of {of}")
-        heat = Picture(figure, numbers={"premises": len(one)})
-    guards = {
-        guard.key: languages.Guard(
-            bootstrap.by_language(
-                evidence[guard.key], bootstrap.replicates(len(evidence[guard.key]), store.sweep.seed)
-            ),
-            guard.language_margin,
-        )
-        for guard in store.sweep.constraint.guarded
-        if evidence[guard.key].by_language()
-    }
-    if not guards:
-        return {"heat_maps": heat, "by_language": Picture(reason="no languages")}
-    return {"heat_maps": heat, "by_language": Picture(languages.bars(guards, f"Improvement by language of {of}"))}
+        drawn["heat_maps"] = Picture(figure, numbers={"premises": len(one)})
+    bars = {}
+    for settings in store.sweep.constraint.guarded:
+        one = evidence[settings.key]
+        intervals = bootstrap.by_language(one, bootstrap.replicates(len(one), store.sweep.seed))
+        if intervals:
+            bars[settings.key] = languages.Guard(intervals, settings.language_margin)
+    if bars:
+        drawn["by_language"] = Picture(languages.bars(bars, f"Improvement by language of {of}"))
+    return drawn
 
 
 def _guarded(store: TrialStore, winner: TrialRecord | None) -> dict[str, evaluated.Evidence] | Picture:

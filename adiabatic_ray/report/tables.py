@@ -130,16 +130,24 @@ def verdict(record: TrialRecord, winner: TrialRecord | None) -> str:
     word = standing(record, winner)
     if word == "infeasible":
         return f"harms {whom(record.worst)}"
-    shown = {"best": "best", "confirmed": "confirmed"}.get(word)
-    if shown and record.confirmed:
-        return "best: harms nobody, confirmed" if word == "best" else "harms nobody, confirmed"
+    if word in ("best", "confirmed") and record.confirmed:
+        return f"{'best: ' if word == 'best' else ''}harms nobody, confirmed"
     return word
 
 
 def whom(group: str) -> str:
     """A group that is harmed, in a few words: `bg (neutral)` of `neutral/bg/vi`, `tr (ndcg_at_10/archive)`."""
-    parts = group.split("/")
-    if len(parts) >= 3 and parts[-3] in COMPARISONS:
-        return f"{parts[-2]} ({parts[-3]})"
-    *guard, last = parts
-    return f"{last} ({'/'.join(guard)})" if guard else last or "somebody"
+    guard, comparison, query, _ = parts(group)
+    around = comparison or "/".join(guard)
+    return f"{query} ({around})" if around else query or "somebody"
+
+
+def parts(group: str) -> tuple[list[str], str, str, str]:
+    """A group's guard, if it is named, comparison, query language and text language.
+
+    A group that is no pair of languages has a language or `overall` in the place of the query's, and nothing else.
+    """
+    *guard, last = group.split("/")
+    if len(guard) >= 2 and guard[-2] in COMPARISONS:
+        return guard[:-2], guard[-2], guard[-1], last
+    return guard, "", last, ""

@@ -197,12 +197,10 @@ class Console:
             cells.append(chosen.get(record.number) or "untouched")
             style = "bold green" if record is winner else ("" if record.candidate else "dim")
             table.add_row(*map(rich.markup.escape, cells), style=style)
-        self.say(
-            f"\nbest trials; gain on {objective} at the trial's edge, and of its whole displacement; feasible if the "
-            "constraint is at most 0"
-            if width >= ALL_COLUMNS
-            else f"\nbest trials; gain on {objective} of what can be handed over"
-        )
+        of = "of what can be handed over"
+        if width >= ALL_COLUMNS:
+            of = "at the trial's edge, and of its whole displacement; feasible if the constraint is at most 0"
+        self.say(f"\nbest trials; gain on {objective} {of}")
         self._rich.print(table, width=width)
         if len(shown) < len(listed):
             self.say(f"... and {len(listed) - len(shown)} more in leaderboard.csv")

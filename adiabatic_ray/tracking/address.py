@@ -9,7 +9,13 @@ from collections.abc import Iterator
 
 import mlflow
 
+from adiabatic_ray import config
 from adiabatic_ray.trials.layout import StorageFolder
+
+
+def of(settings: config.Mlflow, folder: StorageFolder) -> str:
+    """The store that a sweep's settings name, or else the default one."""
+    return settings.uri or default_uri(folder)
 
 
 def default_uri(folder: StorageFolder) -> str:

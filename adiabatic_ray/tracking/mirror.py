@@ -45,7 +45,7 @@ class Mirror:
     def of(cls, store: TrialStore, data: Data) -> Mirror:
         """Start the mirror of a sweep, at the store that its settings name or else at the default one."""
         settings = store.sweep.mlflow
-        uri = settings.uri or address.default_uri(store.folder.storage)
+        uri = address.of(settings, store.folder.storage)
         return cls(MlflowRuns(store, uri, settings.experiment, datasets.inputs(store.sweep, data)))
 
     @property

@@ -27,6 +27,20 @@ METRICS_PER_BATCH = 800  # MLflow accepts 1000 metrics, params and tags together
 _ENDINGS = {"complete": "FINISHED", "stopped": "KILLED", "running": "KILLED"}
 
 
+def of_sweep(client: Any, experiment_id: str, sweep_id: str) -> list[Run]:
+    """All runs of a sweep, however many."""
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], f"tags.`sweep.id` = '{sweep_id}'", max_results=1000, page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
 class MlflowRuns:
     """Writes a sweep's runs to the store at `uri`. Raises whatever MLflow raises."""
 
@@ -54,7 +68,7 @@ class MlflowRuns:
     def close(self, status: str) -> None:
         """End the parent run: FINISHED, KILLED or FAILED."""
         # If MLflow answers the request for a new run too late, its client repeats the request, and there are two runs.
-        for run in self._search(f"tags.`sweep.id` = '{self.store.id}'"):
+        for run in of_sweep(self.client, self._experiment_id, self.store.id):
             number = run.data.tags.get("sweep.trial")
             if run.info.run_id != (self.parent if number is None else self.trials.get(int(number))):
                 self.client.delete_run(run.info.run_id)
@@ -94,7 +108,7 @@ class MlflowRuns:
         else:
             self._experiment_id = experiment.experiment_id
         parent, described = "", False
-        for run in self._search(f"tags.`sweep.id` = '{self.store.id}'"):
+        for run in of_sweep(self.client, self._experiment_id, self.store.id):
             number = run.data.tags.get("sweep.trial")
             if number is None:
                 parent, described = run.info.run_id, "sweep.described" in run.data.tags
@@ -112,16 +126,6 @@ class MlflowRuns:
         if not self.uri.startswith("sqlite:///"):
             return None
         return (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").resolve().as_uri()
-
-    def _search(self, condition: str) -> list[Run]:
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs([self._experiment_id], condition, max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                return runs
 
     def _start_parent(self) -> str:
         name = self.store.sweep.name

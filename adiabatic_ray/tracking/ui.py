@@ -20,7 +20,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from adiabatic_ray import errors
-from adiabatic_ray.tracking import address
+from adiabatic_ray.tracking import address, runs
 from adiabatic_ray.trials.record import ranked
 from adiabatic_ray.trials.store import TrialStore
 
@@ -46,11 +46,7 @@ def pages(store: TrialStore, uri: str, server: str) -> Pages:
     try:
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name(store.sweep.mlflow.experiment)
-        if experiment is None:
-            found = []
-        else:
-            ours = f"tags.`sweep.id` = '{store.id}'"
-            found = client.search_runs([experiment.experiment_id], ours, max_results=1000)
+        found = runs.of_sweep(client, experiment.experiment_id, store.id) if experiment else []
     except MlflowException as error:
         shown = address.without_password(f"{uri} does not answer ({errors.summary(error)})")
         raise errors.SweepError(f"MLflow's store at {shown}.") from None

@@ -39,12 +39,12 @@ def load(model: config.Model) -> encoder.Encoder:
 @functools.lru_cache(maxsize=1)
 def _loaded(model: config.Model, on_gpu: bool) -> encoder.Encoder:
     if not on_gpu:
-        return encoder.load(model, "cpu")
+        return encoder.load(model, "cpu", compare=False)
     share = ray.get_runtime_context().get_assigned_resources()["GPU"]
     if share < 1:
         gpu_memory.take(share)
     try:
-        return encoder.load(model, "cuda")
+        return encoder.load(model, "cuda", compare=False)
     except torch.OutOfMemoryError as error:
         raise errors.ResourceError(f"{errors.summary(error)}{gpu_memory.advice(share)}") from None
 

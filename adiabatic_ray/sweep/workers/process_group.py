@@ -140,7 +140,7 @@ def _work(pipe: Connection, member: _Member, sweep: config.Sweep, embedded: Embe
     """Run one process of a group: start the trials and take the steps that the pipe asks for."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _join(member)
-    loaded = encoder.load(sweep.model, f"cuda:{member.rank}" if member.on_gpu else "cpu")
+    loaded = encoder.load(sweep.model, f"cuda:{member.rank}" if member.on_gpu else "cpu", compare=False)
     runner = TrialRunner(loaded, sweep, embedded, folder, writes=member.rank == 0)
     while True:
         message: Message = pipe.recv()
