@@ -88,7 +88,7 @@ class Benchmark:
     """Measures encoders on the same evaluation sets.
 
     It keeps what all measurements share: the passages' embeddings and the untouched encoder's outcomes. `objective`
-    says whose improvement is the gain; without it a measurement has no gain.
+    says whose improvement is the gain; without it a measurement has no gain. Rankings are searched for on `device`.
     """
 
     def __init__(
@@ -96,8 +96,9 @@ class Benchmark:
         sets: Sequence[EvaluationSet],
         objective: config.Objective | None = None,
         constraint: config.Constraint | None = None,
+        device: torch.device = ranking.CPU,
     ) -> None:
-        self.sets = sets
+        self.sets, self.device = sets, device
         self.objective = objective
         self.guards = constraint.guarded if constraint else []
         self.alpha = constraint.alpha if constraint else 0.0
@@ -150,7 +151,8 @@ class Benchmark:
             data, passages, embedded = one.data, self._passages[one.data.name], queries(one)
             if isinstance(data, Ranking):
                 deepest = ranking.depth([*ranking.MEASURES, *self._named_metrics(data.name)])
-                readings[data.name] = ranking.Found(embedded, ranking.search(data, embedded, passages, deepest))
+                rows = ranking.search(data, embedded, passages, deepest, self.device)
+                readings[data.name] = ranking.Found(embedded, rows)
             else:
                 readings[data.name] = discordance.leads(data, embedded, passages)
         return readings

@@ -109,7 +109,8 @@ def _embedded(
 ) -> Generator[EmbeddingProgress, None, tuple[encoder.Encoder, Benchmark]]:
     """Load a model, and make a benchmark of documents that it embeds."""
     loaded = encoder.load(model, encoder.default_device())
-    return loaded, Benchmark((yield from EmbeddingBuilder(loaded, cache).evaluation_sets(data)))
+    embedded = yield from EmbeddingBuilder(loaded, cache).evaluation_sets(data)
+    return loaded, Benchmark(embedded, device=loaded.device)
 
 
 def _measure(model: config.Model, base: encoder.Encoder, benchmark: Benchmark) -> Measurement:

@@ -38,7 +38,7 @@ def train(sweep: config.Sweep, out: Path, console: Console) -> None:
     builder = _builder(sweep)
     model, embedded = builder.encoder, console.drain(builder.embedded_data(data))
     prepared = trial.TrainingData.prepare(embedded.train, embedded.train_passages.open(), model)
-    benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint)
+    benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint, model.device)
     for progress in trial.run(model, prepared, sweep.train, benchmark.measure, seed=sweep.seed):
         console.point(progress)
         if progress.status == "complete":

@@ -100,12 +100,22 @@ def plain_search(data: sets.Ranking, queries: torch.Tensor, passages: torch.Tens
     return found
 
 
-@pytest.mark.parametrize("chunk", [130, 4096])
-@pytest.mark.parametrize("sample", [64, 10**9])
-def test_search_in_chunks_with_and_without_a_sample(monkeypatch: pytest.MonkeyPatch, chunk: int, sample: int) -> None:
+def in_small_chunks(monkeypatch: pytest.MonkeyPatch, first: int, product: torch.dtype) -> None:
+    """As of a large corpus; with `first` below 300 scores are expected from a sample of a fifth of the passages."""
+    monkeypatch.setattr(ranking, "PASSAGES_PER_FIRST", first)
+    monkeypatch.setattr(ranking, "PASSAGES_PER_CHUNK", 130)
+    monkeypatch.setattr(ranking, "SAMPLE_PAYS", 5)
+    monkeypatch.setattr(ranking, "_product_type", lambda _: product)
+
+
+@pytest.mark.parametrize("product", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("first", [100, 400])
+def test_search_in_chunks_with_and_without_a_sample(
+    monkeypatch: pytest.MonkeyPatch, first: int, product: torch.dtype
+) -> None:
     data, queries, passages = make(0)
-    monkeypatch.setattr(ranking, "PASSAGES_PER_CHUNK", chunk)
-    monkeypatch.setattr(ranking, "PASSAGES_PER_SAMPLE", sample)
+    in_small_chunks(monkeypatch, first, product)
+    assert bool((ranking._expected(queries, passages, 20) > ranking.LOWEST).all()) == (first == 100)
     # In steps of 1/8 all scores are exact, and many are equal only by a copy.
     queries, passages = ((8 * one).round() / 8 for one in (8 * queries, 8 * passages))
     found = ranking.search(data, queries, passages, 20)
@@ -117,10 +127,24 @@ def test_search_in_chunks_with_and_without_a_sample(monkeypatch: pytest.MonkeyPa
         assert ours[: len(above)] == above
 
 
+@pytest.mark.parametrize("first", [100, 400])
+def test_bfloat16_hides_nothing(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """Most scores of a query are equal in bfloat16, and lengths and signs differ. The oracle sorts in float64."""
+    data, queries, passages = make(1)
+    in_small_chunks(monkeypatch, first, torch.bfloat16)
+    lengths = torch.linspace(-2, 2, len(queries))[:, None]
+    queries, passages = lengths * queries, 3 * passages[:1] + 1e-3 * passages
+    scores = queries.double() @ passages.double().T
+    scores[0, data.identical[0]] = float("-inf")
+    assert len((queries[0].bfloat16() @ passages.bfloat16().T).unique()) < 100
+    found = ranking.search(data, queries, passages, 20)
+    assert torch.allclose(scores.gather(1, found), scores.topk(20, dim=1).values, rtol=0, atol=1e-6)
+
+
 def test_a_sample_that_misleads_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest passages are all that the sample has, so that few of the rest are as near."""
     data, queries, passages = make(0)
-    monkeypatch.setattr(ranking, "PASSAGES_PER_SAMPLE", 64)
+    in_small_chunks(monkeypatch, 100, torch.float32)
     sampled: list[torch.Tensor] = []
     expected = ranking._expected
 
@@ -131,6 +155,14 @@ def test_a_sample_that_misleads_hides_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ranking, "_expected", of_the_nearest)
     assert ranking.search(data, queries, passages, 20).tolist() == plain_search(data, queries, passages, 20)
     assert (sampled[0] > ranking.LOWEST).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_search_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, queries, passages = make(3, queries=200, passages=20_000)
+    monkeypatch.setattr(ranking, "PASSAGES_PER_FIRST", 1000)
+    found = ranking.search(data, queries, passages, 100, torch.device("cuda"))
+    assert (found == ranking.search(data, queries, passages, 100)).float().mean() > 0.99  # but for rounding
 
 
 def test_a_corpus_smaller_than_the_depth() -> None:

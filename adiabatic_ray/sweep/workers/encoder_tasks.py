@@ -119,7 +119,7 @@ def confirm(
     Raises:
         SweepError: a displacement was not kept, or does not fit the encoder.
     """
-    benchmark = Benchmark(embedded.confirmation, sweep.search.gain, sweep.constraint)
+    benchmark = Benchmark(embedded.confirmation, sweep.search.gain, sweep.constraint, model.device)
     for folder, scale, gain in candidates:
         measurement = _measure(model, benchmark, folder, scale)
         assert measurement.verdict is not None
@@ -140,7 +140,7 @@ def measure_selected(
     Raises:
         SweepError: the displacement was not kept, or does not fit the encoder.
     """
-    benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint)
+    benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint, model.device)
     measurement = _measure(model, benchmark, folder, scale)
     assert measurement.violation is not None
     benchmark.add_outcomes(folder.outcomes, scale, measurement)

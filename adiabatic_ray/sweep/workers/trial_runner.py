@@ -36,7 +36,7 @@ class TrialRunner:
         self.sweep_folder = SweepFolder(storage.folder(folder))
         self.edges = sweep.search.candidates == "edge"
         self.data = trial.TrainingData.prepare(embedded.train, embedded.train_passages.open(), encoder)
-        self.benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint)
+        self.benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint, encoder.device)
         self.trial: Generator[trial.Progress[Measurement], None, None] | None = None
         gc.freeze()  # later garbage collections then skip the libraries and the shared data
 
