@@ -117,6 +117,22 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Embeddings of a data set's passages that you have stored, made by the untouched encoder."""
+
+    __pydantic_config__: ClassVar = STRICT
+    path: str
+    """A .npy, .safetensors, parquet, Arrow, JSONL or FAISS file with a row for each passage, in the corpus' order."""
+    ids: str | None = None
+    """The passage id of each row (.npy, .json, or a text line each), where neither a column nor the index has them."""
+    ranges: str | None = None
+    """Of int8 and uint8: a .npy `[2, dimension]`, the lowest and highest values that `quantize_embeddings` got."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "path", "must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Where a data set lies: a hub id, a folder, or a parquet, JSONL, TSV or CSV file.
 
@@ -139,11 +155,18 @@ class Source:
     """The languages to use, of XNLI or of a set with a column `language` or a folder each; all of them unless given."""
     limit: int | None = None
     """Take this many triplets, premises or queries, of each folder where there are several; all unless given."""
+    embeddings: str | Embeddings | None = None
+    """A file with the passages' embeddings as you have stored them, or `{path, ids, ranges}`; embedded unless given."""
 
     def __post_init__(self) -> None:
         _require(bool(self.path), "path", "must not be empty")
         _require(self.limit is None or self.limit > 0, "limit", f"must be positive, but got {self.limit}")
         _require(self.languages is None or len(self.languages) > 0, "languages", "must not be an empty list")
+
+    @property
+    def stored(self) -> Embeddings | None:
+        """The stored embeddings, also where the short form names only the file."""
+        return Embeddings(path=self.embeddings) if isinstance(self.embeddings, str) else self.embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +204,11 @@ class Negatives:
             "range_max",
             f"must be at least `range_min` and `num_negatives` together ({self.range_min + self.num_negatives}), but "
             f"got {self.range_max}",
+        )
+        _require(
+            self.corpus is None or self.corpus.embeddings is None,
+            "corpus.embeddings",
+            "cannot be given here: these passages are embedded",
         )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-TIMES = ("started", "finished", "time", "time/seconds_per_step", "time/evaluation_seconds")
+TIMES = ("started", "finished", "time", "time/seconds_per_step", "time/evaluation_seconds", "time/profile_seconds")
 FILES = ("outcomes.safetensors", "confirmation.safetensors", "displacement.safetensors")
 NAMES = {
     "metrics": "select r.name, m.key from metrics m join runs r using (run_uuid)",

@@ -26,7 +26,7 @@ TABLE = {
     "`model`": ("Model", "Sides", "Lengths"),
     "`train`": ("Train", "Negatives"),
     "`evaluate`": ("Evaluate",),
-    "each data set": ("Source",),
+    "each data set": ("Source", "Embeddings"),
     "`search`": ("Search", "Range", "Objective"),
     "`constraint`": ("Constraint", "Guard"),
     "`budget`": ("Budget",),

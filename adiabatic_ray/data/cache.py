@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adiabatic_ray import storage
+from adiabatic_ray import errors, storage
 
 FORMAT = 1
 EMBEDDINGS, DESCRIPTION = "embeddings.npy", "meta.json"
@@ -29,19 +29,23 @@ TEXTS_PER_CHUNK = 8192  # bounds the memory that it takes to fill a table
 
 @dataclass(frozen=True)
 class Table:
-    """Embeddings `[rows, dimension]` in float32, one row for each text."""
+    """Embeddings `[rows, dimension]` in float32, one row for each text: in the cache, or in the user's own `.npy`."""
 
     folder: str
     rows: int
     dimension: int
+    file: str = EMBEDDINGS
 
     def open(self) -> Tensor:
         """The embeddings `[rows, dimension]`, memory-mapped. Writing to the tensor does not change the file.
 
         Processes on one machine share the memory. From an object store, each node copies the table once.
         """
-        array = np.load(_here(self.folder) / EMBEDDINGS, mmap_mode="c", allow_pickle=False)
-        assert array.shape == (self.rows, self.dimension), f"{self.folder} changed while in use"
+        path = _here(self.folder) / self.file
+        if not path.is_file():
+            raise errors.DataError(f"{path} is not on this machine. Put it where all nodes of the cluster find it.")
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        assert array.shape == (self.rows, self.dimension), f"{path} changed while in use"
         return torch.from_numpy(array)
 
 

@@ -26,7 +26,7 @@ import datasets
 import numpy as np
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data import sets, tables
+from adiabatic_ray.data import sets, stored, tables
 
 QREL_COLUMNS = ("query-id", "corpus-id", "score")
 
@@ -107,6 +107,11 @@ def _of_subsets(name: str, source: config.Source, subsets: set[str], prefix: str
 
 def _in_languages(name: str, source: config.Source, readers: Readers, seed: int) -> sets.Ranking:
     """One set of a set for each wanted language."""
+    if source.embeddings:
+        raise errors.DataError(
+            f"{name}: {source.path} has a corpus for each language, and `embeddings` are of one. Give each language "
+            "as a set of its own, or leave `embeddings` out."
+        )
     wanted = tables.languages(name, source, list(readers))
     one = dataclasses.replace(source, languages=None)
     return _joined(
@@ -193,8 +198,20 @@ def _ranking(name: str, source: config.Source, read: Tables, seed: int) -> sets.
         judgements=[judgements[i] for i in chosen],
         identical=np.array(identical, dtype=np.int64),
         **tables.numbered([language[i] for i in chosen] if language else []),
+        stored=_stored(name, source.stored, read["corpus"], corpus) if source.stored else None,
         dropped={reason: count for reason, count in dropped.items() if count},
     )
+
+
+def _stored(
+    name: str, source: config.Embeddings, table: datasets.Dataset, corpus: Mapping[str, str]
+) -> sets.Stored | None:
+    """Where the embeddings of a corpus' passages are, of which a few rows of its table may be left out."""
+    place: dict[str, int] = {}
+    for number, identity in enumerate(table[_id_column(table)][:]):
+        place.setdefault(tables.identity(identity), number)
+    order = [place[identity] for identity in corpus]
+    return stored.find(name, source, list(corpus.values()), list(corpus), order, len(table))
 
 
 def _part(name: str, source: config.Source, split: str, queries: list[str]) -> list[str]:

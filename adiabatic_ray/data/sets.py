@@ -8,6 +8,7 @@ rows of the source that were left out, by reason.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias, TypeVar
@@ -15,8 +16,22 @@ from typing import ClassVar, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from adiabatic_ray import config
+
 Rows: TypeAlias = npt.NDArray[np.int64]
 Item = TypeVar("Item", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the user has stored the passages' embeddings: the row of each in `source`, -1 for none, `[passages]`."""
+
+    source: config.Embeddings
+    rows: Rows
+
+    def digest(self) -> str:
+        """A digest of the rows."""
+        return hashlib.sha256(self.rows.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +55,7 @@ class Triplets:
     margins: npt.NDArray[np.float32] | None = None
     languages: list[str] = field(default_factory=list)
     language: Rows | None = None
+    stored: Stored | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -98,6 +114,7 @@ class Ranking:
     languages: list[str] = field(default_factory=list)
     language: Rows | None = None
     ranges: Rows | None = None
+    stored: Stored | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -124,6 +141,7 @@ def as_ranking(data: Triplets) -> Ranking:
         identical=np.full(len(rows), -1),
         languages=data.languages,
         language=None if data.language is None else data.language[first],
+        stored=data.stored,
         dropped=data.dropped,
     )
 
@@ -135,7 +153,9 @@ def for_evaluation(data: DataSet) -> DataSet:
 
 def without_passages(data: DataSet) -> DataSet:
     """The set without its passage texts: a trial needs only their embeddings."""
-    return dataclasses.replace(data, passages=[])
+    if isinstance(data, Xnli):
+        return dataclasses.replace(data, passages=[])
+    return dataclasses.replace(data, passages=[], stored=None)
 
 
 def index(items: Iterable[Item], known: dict[Item, int]) -> list[int]:

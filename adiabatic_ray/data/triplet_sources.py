@@ -12,10 +12,11 @@ the negative, or a list of margins, or one of the scores of the positive and of 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import datasets
 import numpy as np
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data import sets, tables
+from adiabatic_ray.data import sets, stored, tables
 
 COLUMNS: tuple[config.Column, ...] = ("query", "positive", "negative")
 ID_COLUMNS = ("query_id", "positive_id", "negative_id")
@@ -59,7 +60,18 @@ def load(name: str, source: config.Source, rows: datasets.Dataset, seed: int) ->
         for place, positive_text in enumerate(_texts(p))
         for texts, margin in _each_negative(q, positive_text, n, score)
     )
-    return _build(name, source.path, triplets)
+    return _with_embeddings(source, _build(name, source.path, triplets))
+
+
+def _with_embeddings(
+    source: config.Source, data: sets.Triplets, texts: Mapping[str, str] | None = None
+) -> sets.Triplets:
+    """The set with the places of its passages' stored embeddings; `texts` of the passages, by their ids."""
+    if source.stored is None:
+        return data
+    id_of = {text: identity for identity, text in texts.items()} if texts else {}
+    ids = [id_of.get(text, "") for text in data.passages] if texts else None
+    return dataclasses.replace(data, stored=stored.find(data.name, source.stored, data.passages, ids))
 
 
 class _Row(NamedTuple):
@@ -147,7 +159,7 @@ def _by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) 
         _Row((queries.get(q), corpus.get(p), corpus.get(n)), number)
         for number, (q, p, n) in enumerate(zip(query_ids, positive_ids, negative_ids, strict=True))
     )
-    return _build(name, source.path, texts)
+    return _with_embeddings(source, _build(name, source.path, texts), corpus)
 
 
 def _beside(name: str, folder: Path, stem: str, wanted: set[str]) -> dict[str, str]:

@@ -85,6 +85,8 @@ def load(name: str, source: config.Source, pairs: pd.DataFrame, seed: int) -> se
 
     The index is the pair's label, a number. The columns are (`premise` or `hypothesis`, language).
     """
+    if source.embeddings:
+        raise errors.DataError(f"{name}: `embeddings` are those of a corpus, and {source.path} is an XNLI set.")
     languages = tables.languages(name, source, sorted(pairs["premise"].columns))
     pairs = pairs.reindex(columns=pd.MultiIndex.from_product([["premise", "hypothesis"], languages])).map(tables.text)
     complete, dropped = _complete(pairs)

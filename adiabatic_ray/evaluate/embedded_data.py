@@ -8,11 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from adiabatic_ray import config, errors
-from adiabatic_ray.data import cache, sets
-from adiabatic_ray.evaluate import benchmark, mining
+from adiabatic_ray import config, errors, storage
+from adiabatic_ray.data import cache, sets, stored
+from adiabatic_ray.evaluate import agreement, benchmark, mining
 from adiabatic_ray.model.encoder import Encoder, Side
 
 Texts = tuple[Side, Sequence[str]]  # the texts of one table, and their side
@@ -80,7 +82,7 @@ def read(sweep: config.Sweep) -> Data:
     negatives = sweep.train.negatives
     if negatives and negatives.corpus:
         more = ranking_sources.corpus("train.negatives.corpus", negatives.corpus)
-        train = dataclasses.replace(train, passages=list(dict.fromkeys([*train.passages, *more])))
+        train = _with_passages(train, more)
     selection, confirmation = (
         {name: _in_its_role(sources.load(name, source, sweep.seed), sweep) for name, source in section.items()}
         for section in (sweep.evaluate.selection, sweep.evaluate.confirmation)
@@ -89,6 +91,15 @@ def read(sweep: config.Sweep) -> Data:
         if section:
             benchmark.check_roles(section, sweep.search.gain, sweep.constraint)
     return Data(train, selection, confirmation, negatives, sweep.seed)
+
+
+def _with_passages(train: sets.Triplets, more: Sequence[str]) -> sets.Triplets:
+    """The set with more passages, which nobody has stored the embeddings of."""
+    passages = list(dict.fromkeys([*train.passages, *more]))
+    if train.stored is None:
+        return dataclasses.replace(train, passages=passages)
+    rows = np.pad(train.stored.rows, (0, len(passages) - len(train.passages)), constant_values=-1)
+    return dataclasses.replace(train, passages=passages, stored=dataclasses.replace(train.stored, rows=rows))
 
 
 def _searched(sweep: config.Sweep, key: str) -> list[config.Scalar]:
@@ -119,12 +130,13 @@ class EmbeddingBuilder:
 
     def __init__(self, encoder: Encoder, root: Path, embed: Embed | None = None) -> None:
         self.encoder, self.root, self._embed = encoder, root, embed or self._embed_here
+        self._agreeing: list[config.Embeddings] = []
         self._fingerprints: dict[Side, str] = {side: encoder.fingerprint(side) for side in ("query", "passage")}
 
     def embedded_data(self, data: Data) -> Generator[EmbeddingProgress, None, EmbeddedData]:
         """Embed all data sets of a sweep."""
         confirmation = {f"{name} (confirmation)": dataset for name, dataset in data.confirmation.items()}
-        wanted = [_Wanted("train", "passage", data.train.passages)]
+        wanted = [_Wanted("train", "passage", data.train.passages, data.train.stored)]
         if data.negatives:
             wanted.append(_Wanted("train", "query", data.train.queries))
         tables = yield from self._tables(wanted + _wanted(data.selection) + _wanted(confirmation))
@@ -143,9 +155,13 @@ class EmbeddingBuilder:
 
     def _tables(self, wanted: Sequence[_Wanted]) -> Generator[EmbeddingProgress, None, list[cache.Table]]:
         """Find the tables, and compute all missing ones in one call of `embed`."""
-        tables = [
-            cache.find(self.root, self._fingerprints[one.side], one.texts, self.encoder.dimension) for one in wanted
-        ]
+        tables: list[cache.Table | None] = []
+        for one in wanted:
+            if one.stored is None:
+                found = cache.find(self.root, self._fingerprints[one.side], one.texts, self.encoder.dimension)
+            else:
+                found = yield from self._stored(one, one.stored)
+            tables.append(found)
         missing = [i for i, table in enumerate(tables) if table is None]
         stream = itertools.groupby(self._embed([(wanted[i].side, wanted[i].texts) for i in missing]), key=_position)
         for position, i in enumerate(missing):
@@ -161,6 +177,41 @@ class EmbeddingBuilder:
                 table: cache.Table = done.value
                 return table
 
+    def _stored(self, wanted: _Wanted, placed: sets.Stored) -> Generator[EmbeddingProgress, None, cache.Table]:
+        """A table of stored embeddings: the user's own file where it can be mapped as it is, else a copy in the cache.
+
+        Passages that the store lacks are embedded.
+        """
+        store = stored.open_store(wanted.name, placed.source, self.encoder.dimension)
+        if placed.source not in self._agreeing:
+            agreement.measure(wanted.name, wanted.texts, placed, store, self.encoder)
+            self._agreeing.append(placed.source)
+        path = Path(placed.source.path).absolute()
+        unit = self.encoder.similarity == "cosine"
+        if (
+            stored.is_whole(store, placed)
+            and not storage.is_remote(str(self.root))
+            and (not unit or stored.is_unit(store))
+        ):
+            return cache.Table(str(path.parent), store.count, store.dimension, path.name)
+        lacking = [text for text, row in zip(wanted.texts, placed.rows.tolist(), strict=True) if row < 0]
+        own = None
+        if lacking:
+            note = f"{wanted.name}: {len(lacking):,} of {len(wanted.texts):,} passages are not in {path.name}"
+            yield EmbeddingProgress(wanted.name, wanted.side, cache.Progress(0, len(lacking), note))
+            (own,) = yield from self._tables([_Wanted(wanted.name, wanted.side, lacking)])
+        fingerprint = f"{self._fingerprints[wanted.side]} {store.digest()} {placed.digest()}"
+        blocks = _blocks(store, placed, own.open() if own else None, unit=unit)
+        filling = cache.fill(self.root, fingerprint, wanted.texts, blocks, store.dimension)
+        while True:
+            try:
+                progress = next(filling)
+                if progress.note:
+                    yield EmbeddingProgress(wanted.name, wanted.side, progress)
+            except StopIteration as done:
+                table: cache.Table = done.value
+                return table
+
     def _embed_here(self, texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
         for position, (side, own) in enumerate(texts):
             for chunk in cache.chunks(own):
@@ -169,16 +220,34 @@ class EmbeddingBuilder:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A table that is needed: the name of its set, its side and its texts."""
+    """A table that is needed: the name of its set, its side, its texts, and where the user has stored it, if so."""
 
     name: str
     side: Side
     texts: Sequence[str]
+    stored: sets.Stored | None = None
+
+
+def _blocks(store: stored.Store, placed: sets.Stored, own: Tensor | None, *, unit: bool) -> Iterator[Tensor]:
+    """The embeddings of all passages in order: stored ones, and of those that the store lacks the next of `own`."""
+    done = 0
+    for rows in np.split(placed.rows, range(cache.TEXTS_PER_CHUNK, len(placed.rows), cache.TEXTS_PER_CHUNK)):
+        there = torch.from_numpy(rows >= 0)
+        block = torch.empty(len(rows), store.dimension)
+        block[there] = store.read(rows[rows >= 0])
+        if own is not None:
+            lacking = int((~there).sum())
+            block[~there] = own[done : done + lacking]
+            done += lacking
+        yield torch.nn.functional.normalize(block) if unit else block
 
 
 def _wanted(data: Mapping[str, sets.DataSet]) -> list[_Wanted]:
     both = (
-        (_Wanted(name, "passage", dataset.passages), _Wanted(name, "query", dataset.queries))
+        (
+            _Wanted(name, "passage", dataset.passages, None if isinstance(dataset, sets.Xnli) else dataset.stored),
+            _Wanted(name, "query", dataset.queries),
+        )
         for name, dataset in data.items()
     )
     return list(itertools.chain.from_iterable(both))

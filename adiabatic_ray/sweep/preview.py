@@ -10,9 +10,9 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 import torch
 
 from adiabatic_ray import config, errors
-from adiabatic_ray.data import tables, triplets
-from adiabatic_ray.data.sets import DataSet, Ranking
-from adiabatic_ray.evaluate import embedded_data, power
+from adiabatic_ray.data import stored, tables, triplets
+from adiabatic_ray.data.sets import DataSet, Ranking, Xnli
+from adiabatic_ray.evaluate import agreement, embedded_data, power
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.model import encoder, freezing
 from adiabatic_ray.search import space
@@ -38,6 +38,7 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
     model = yield from _model_lines(sweep)
     data = yield from _data_lines(sweep)
     if model is not None and data is not None:
+        yield from _stored_lines(data, model)
         yield from _power_lines(sweep, data, model)
         if plan is not None:
             yield _time(sweep, plan, data, model)
@@ -89,6 +90,20 @@ def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data 
             f"{len(dataset.passages):,} passage texts{dropped}"
         )
     return data
+
+
+def _stored_lines(data: embedded_data.Data, model: encoder.Encoder) -> Iterator[str]:
+    """Whether stored embeddings are those of the encoder."""
+    for context, name, dataset in _sets(data):
+        placed = None if isinstance(dataset, Xnli) else dataset.stored
+        if placed is not None:
+            label = f"{context} {name}".strip()
+            store = stored.open_store(label, placed.source, model.dimension)
+            cosine = agreement.measure(label, dataset.passages, placed, store, model)
+            yield (
+                f"{label}: {int((placed.rows >= 0).sum()):,} of {len(dataset.passages):,} passages are stored in "
+                f"{placed.source.path} ({store.precision}), and agree with the encoder (median cosine {cosine:.4f})"
+            )
 
 
 def _power_lines(sweep: config.Sweep, data: embedded_data.Data, model: encoder.Encoder) -> Iterator[str]:
@@ -162,7 +177,7 @@ def _time(sweep: config.Sweep, plan: resources.Plan, data: embedded_data.Data, m
         per_step = _seconds_per_step(model, data, settings)
     finally:
         torch.set_num_threads(threads)
-    filling = sum(len(dataset.passages) for _, _, dataset in _sets(data)) * per_passage
+    filling = sum(_to_embed(dataset) for _, _, dataset in _sets(data)) * per_passage
     queries = sum(len(dataset.queries) for dataset in data.selection.values())
     evaluations = settings.evaluations + len(sweep.evaluate.scales)
     a_trial = triplets.steps(settings, data.train) * per_step + evaluations * queries * per_query
@@ -171,6 +186,11 @@ def _time(sweep: config.Sweep, plan: resources.Plan, data: embedded_data.Data, m
         f"time on this machine: about {_duration(a_trial)} a trial, {_duration(whole)} in all when nothing is cached "
         f"and no trial is stopped early ({1000 * per_step:.0f} ms a step, {1 / per_query:.0f} queries a second)"
     )
+
+
+def _to_embed(data: DataSet) -> int:
+    """How many passages are not stored."""
+    return len(data.passages) if isinstance(data, Xnli) or data.stored is None else int((data.stored.rows < 0).sum())
 
 
 def _heaviest(sweep: config.Sweep) -> config.Train:

@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from adiabatic_ray import config, errors, sweep_file
+from adiabatic_ray.data import sources
+from adiabatic_ray.data.cache import Table
 from adiabatic_ray.data.sets import Ranking, Triplets, Xnli
 from adiabatic_ray.evaluate import embedded_data
 from adiabatic_ray.evaluate.embedded_data import Data, EmbeddingBuilder, Texts
@@ -174,3 +177,76 @@ def test_a_ranking_set_is_embedded_too(encoder: Encoder, data: Data, tmp_path: P
     )  # fmt: skip
     _, (embedded,) = drain(EmbeddingBuilder(encoder, tmp_path).evaluation_sets({"r": ranking}))
     assert torch.equal(embedded.passages.open(), encoder.encode(ranking.passages, "passage"))
+
+
+@pytest.fixture
+def corpus(pocket: Path) -> list[str]:
+    lines = (pocket / "archive" / "en" / "corpus.jsonl").read_text().splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+def of_archive(pocket: Path, embeddings: Path, ids: Path | None = None) -> dict[str, Ranking]:
+    stored = config.Embeddings(path=str(embeddings), ids=None if ids is None else str(ids))
+    source = config.Source(path=str(pocket / "archive" / "en"), split="selection", embeddings=stored)
+    read = sources.load("archive", source, seed=0)
+    assert isinstance(read, Ranking)
+    return {"archive": read}
+
+
+def only_queries(encoder: Encoder) -> Callable[[Sequence[Texts]], Iterator[tuple[int, Tensor]]]:
+    def embed(texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
+        for position, (side, own) in enumerate(texts):
+            assert side == "query"
+            yield position, encoder.encode(own, side)
+
+    return embed
+
+
+def test_a_stored_matrix_is_used_where_it_lies(
+    encoder: Encoder, pocket: Path, corpus: list[str], tmp_path: Path
+) -> None:
+    vectors = encoder.encode(corpus, "passage")
+    np.save(tmp_path / "vectors.npy", vectors.numpy())
+    data = of_archive(pocket, tmp_path / "vectors.npy")
+    builder = EmbeddingBuilder(encoder, tmp_path / "cache", only_queries(encoder))
+    _, (one,) = drain(builder.evaluation_sets(data))
+    assert one.passages == Table(str(tmp_path), 900, encoder.dimension, "vectors.npy")
+    assert torch.equal(one.passages.open(), vectors)
+    assert one.data.stored is None  # a trial needs no more than the table
+    assert len(list((tmp_path / "cache").glob("*/embeddings.npy"))) == 1  # of the queries
+    (tmp_path / "vectors.npy").unlink()
+    with pytest.raises(errors.DataError, match=r"vectors.npy is not on this machine"):
+        one.passages.open()
+
+
+def test_other_stores_are_copied_and_what_they_lack_is_embedded(
+    encoder: Encoder, pocket: Path, corpus: list[str], tmp_path: Path
+) -> None:
+    """In half precision, scaled, in another order, without the last hundred passages."""
+    vectors = encoder.encode(corpus, "passage")
+    order = np.random.default_rng(0).permutation(800)
+    np.save(tmp_path / "vectors.npy", 2 * vectors.numpy()[order].astype(np.float16))
+    ids = [json.loads(line)["_id"] for line in (pocket / "archive" / "en" / "corpus.jsonl").read_text().splitlines()]
+    (tmp_path / "ids.txt").write_text("\n".join(ids[row] for row in order))
+    data = of_archive(pocket, tmp_path / "vectors.npy", tmp_path / "ids.txt")
+    progress, (one,) = drain(EmbeddingBuilder(encoder, tmp_path / "cache").evaluation_sets(data))
+    assert "archive: 100 of 900 passages are not in vectors.npy" in [p.progress.note for p in progress]
+    embedded = one.passages.open()
+    assert torch.allclose(embedded[:800], vectors[:800], atol=1e-3)
+    assert torch.allclose(embedded.norm(dim=1), torch.ones(900), atol=1e-5)
+    assert torch.equal(embedded[800:], torch.nn.functional.normalize(vectors[800:]))
+    again = EmbeddingBuilder(encoder, tmp_path / "cache", lambda texts: pytest.fail("embedded again") if texts else [])
+    assert drain(again.evaluation_sets(data))[1] == [one]
+
+
+def test_triplets_find_their_stored_embeddings_by_their_texts(
+    load_sweep: Load, encoder: Encoder, data: Data, tmp_path: Path
+) -> None:
+    vectors = encoder.encode(data.train.passages, "passage")
+    table = {"text": data.train.passages[::-1], "vector": list(vectors.numpy()[::-1])}
+    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "vectors.parquet")
+    source = {"path": load_sweep().train.data.path, "limit": 200, "embeddings": str(tmp_path / "vectors.parquet")}
+    read = embedded_data.read(load_sweep({"train.data": source}))
+    assert read.train.stored is not None
+    _, embedded = drain(EmbeddingBuilder(encoder, tmp_path / "cache").embedded_data(read))
+    assert torch.equal(embedded.train_passages.open(), torch.nn.functional.normalize(vectors))
