@@ -114,6 +114,25 @@ class Model:
     """How token vectors become one embedding. The model's own unless given; needed where it names none."""
     similarity: Literal["cosine", "dot"] | None = None
     """What your system ranks by. The model's own unless given; with `dot` embeddings keep their lengths."""
+    truncate_dim: int | None = None
+    """Of a Matryoshka encoder so many first dimensions, which your system ranks by; all unless given."""
+    trust_remote_code: bool = False
+    """Whether to run the code that comes with the model; on the hub `revision` must then be a commit."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.truncate_dim is None or self.truncate_dim >= 1,
+            "truncate_dim",
+            f"must be at least 1, but got {self.truncate_dim}",
+        )
+        _require(
+            not self.trust_remote_code
+            or os.path.isdir(self.name)  # noqa: PTH112 - may be no path at all
+            or re.fullmatch(r"[0-9a-f]{40}", self.revision or "") is not None,
+            "revision",
+            "must be a commit (40 hex digits) beside `trust_remote_code: true`, since a branch or a tag may get other "
+            f"code at any time, but got {self.revision!r}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

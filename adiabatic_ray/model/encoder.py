@@ -50,8 +50,8 @@ class Encoder:
     (`encoder.layer.0.output.dense.weight`), and `roles` their names by role. `embed` runs on them or on replacements.
 
     Raises:
-        ModelError: the model leaves its prompt out of the pooling, ranks by distances, has a prompt `passage` that
-            sentence-transformers does not use, or is a `Router` that does not say which part embeds queries.
+        ModelError: the model ranks by distances, has fewer dimensions than it is to be cut to, has a prompt `passage`
+            that sentence-transformers does not use, or is a `Router` that does not say which part embeds queries.
     """
 
     def __init__(self, module: SentenceTransformer, settings: config.Model) -> None:
@@ -89,11 +89,11 @@ class Encoder:
         lengths = {"query": settings.max_length.query, "passage": settings.max_length.passage}
         longest = {side: one.max_seq_length or 512 for side, one in self.sides.items()}
         self.max_length: dict[Side, int] = {side: min(lengths[side] or most, most) for side, most in longest.items()}
-        poolings = [_pooling(one) for one in self.sides.values()]
-        if any(self.prompts.values()) and any(one is not None and not one.include_prompt for one in poolings):
+        self.unpooled: dict[Side, int] = {side: self._unpooled(side) for side in self.sides}
+        if settings.truncate_dim is not None and settings.truncate_dim > self.dimension:
             raise errors.ModelError(
-                f"{settings.name} leaves its prompt out of the pooling (`include_prompt: false`), "
-                "which is not supported."
+                f"model.truncate_dim: {settings.name} has {self.dimension} dimensions, and cannot be cut to "
+                f"{settings.truncate_dim}."
             )
         self.full_names = self._find_parameters()
         own_parameters = dict(self.module.named_parameters())
@@ -122,6 +122,14 @@ class Encoder:
         used = [full for full, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
         return {_short(full): full for full in used}
 
+    def _unpooled(self, side: Side) -> int:
+        """How many first tokens are left out of the pooling: those of the prompt, with `include_prompt: false`."""
+        pooling, tokenizer = _pooling(self.sides[side]), self.sides[side].tokenizer
+        if not self.prompts[side] or pooling is None or pooling.include_prompt:
+            return 0
+        ids: list[int] = tokenizer([self.prompts[side]])["input_ids"][0]
+        return len(ids) - (ids[-1] in tokenizer.all_special_ids)
+
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
         """Token ids of each text with the side's prompt before it, truncated to the side's maximum length."""
         prompt = self.prompts[side]
@@ -146,12 +154,15 @@ class Encoder:
 
     def embed(self, features: Features, weights: Weights | None = None, side: Side = "query") -> Tensor:
         """Embeddings `[b, d]` in float32, with `weights` in place of the parameters of these names."""
+        inputs: dict[str, Any] = dict(features)
+        if self.unpooled[side]:
+            inputs["prompt_length"] = self.unpooled[side]
         if weights is None:
-            output = self.sides[side](dict(features))
+            output = self.sides[side](inputs)
         else:
             replaced = {self.full_names[name]: weight for name, weight in weights.items()}
-            output = functional_call(self.sides[side], replaced, (dict(features),))
-        embedding = output["sentence_embedding"].float()
+            output = functional_call(self.sides[side], replaced, (inputs,))
+        embedding = output["sentence_embedding"].float()[..., : self.settings.truncate_dim]
         return nn.functional.normalize(embedding, dim=-1) if self.similarity == "cosine" else embedding
 
     @torch.inference_mode()
@@ -183,6 +194,8 @@ class Encoder:
         }
         if self.similarity != "cosine":
             rest["similarity"] = self.similarity
+        if self.settings.truncate_dim is not None:
+            rest["truncate_dim"] = self.settings.truncate_dim
         digest.update(json.dumps(rest, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -199,8 +212,8 @@ def load(settings: config.Model, device: str | torch.device | None = None, *, co
     takes to load a small encoder, so the processes of a sweep leave it to the one that starts them.
 
     Raises:
-        ModelError: there is no such model, it has no safetensors weights, it leaves its prompt out of the pooling, or
-            it says nothing about its pooling and `model.pooling` is not given.
+        ModelError: there is no such model, it has no safetensors weights or lacks some, or it says nothing about its
+            pooling and `model.pooling` is not given.
     """
     name, folder = settings.name, Path(settings.name)
     if storage.is_remote(name):
@@ -221,7 +234,8 @@ def load(settings: config.Model, device: str | torch.device | None = None, *, co
                 name,
                 revision=settings.revision,
                 device=str(device or "cpu"),
-                trust_remote_code=False,
+                trust_remote_code=settings.trust_remote_code,
+                truncate_dim=settings.truncate_dim,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
         except Exception as error:  # the libraries raise errors of any type for models that they cannot load
@@ -235,6 +249,7 @@ def load(settings: config.Model, device: str | torch.device | None = None, *, co
     try:
         encoder = Encoder(module, settings)
         if compare:
+            _require_all_weights(encoder)
             _require_agreement(encoder, module)
     except errors.AdiabaticRayError:
         raise
@@ -251,8 +266,8 @@ def _hint(error: Exception) -> str:
     said = str(error)
     if "custom code" in said or "trust_remote_code" in said or "not part of Sentence Transformers" in said:
         return (
-            "(Its code lies in its own repository, and nothing from there is run. Use an encoder of an architecture "
-            "that transformers has itself.)"
+            "(Its code lies in its own repository, and nothing from there is run unless you trust it: "
+            "`model.trust_remote_code: true`, and in `model.revision` the commit that you have read.)"
         )
     if "safetensors" in said:
         return (
@@ -260,6 +275,34 @@ def _hint(error: Exception) -> str:
             "writes them so.)"
         )
     return "(A hub id needs the network or a filled hub cache.)"
+
+
+def _require_all_weights(encoder: Encoder) -> None:
+    """Ask transformers which weights the model's file lacks, without loading them again.
+
+    Raises:
+        ModelError: the embedding of a query depends on one of them, which was drawn at random.
+    """
+    model = encoder.module[0].auto_model
+    if not isinstance(model, transformers.PreTrainedModel):
+        return
+    try:
+        with quiet():
+            _, told = type(model).from_pretrained(
+                model.name_or_path,
+                revision=encoder.settings.revision,
+                trust_remote_code=encoder.settings.trust_remote_code,
+                output_loading_info=True,
+                device_map="meta",
+            )
+    except (OSError, ValueError):
+        return  # it lies in a subfolder, as a side of a Router does
+    lacking = sorted(set(told["missing_keys"]) & set(encoder.parameters))
+    if lacking:
+        raise errors.ModelError(
+            f"model.name: the weights of {encoder.settings.name} lack {len(lacking)} that an embedding depends on, "
+            f"such as `{lacking[0]}`, which are random at every start. Are they those of another architecture?"
+        )
 
 
 def _require_agreement(encoder: Encoder, module: SentenceTransformer) -> None:
@@ -362,6 +405,7 @@ def _of_side(module: SentenceTransformer, name: str, task: str) -> SentenceTrans
         prompts=module.prompts,
         default_prompt_name=module.default_prompt_name,
         similarity_fn_name=module.similarity_fn_name,
+        truncate_dim=module.truncate_dim,
     ).eval()
 
 

@@ -64,6 +64,7 @@ def _base_model(model: config.Model) -> dict[str, object]:
         "model_name": Path(model.name).name if folder else model.name,
         "query_prompt": _prompt(model.prompts.query),
         "document_prompt": _prompt(model.prompts.passage),
+        "cut": f", truncate_dim={model.truncate_dim}" if model.truncate_dim else "",
         "document_length": f"{length} tokens" if length else "the model's own maximum",
     }
 

@@ -68,8 +68,10 @@ class Trainer:
         self.prepared = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.loss = steps.loss_function(settings, encoder.device)
-        # A graph cannot gather from other processes, and would not draw the same dropout again after a resume.
-        self.graphed = encoder.device.type == "cuda" and self.accelerator.num_processes == 1 and not settings.dropout
+        # A graph cannot gather from other processes, would not draw the same dropout again after a resume, and cannot
+        # wait for the GPU, as a pooling without the prompt does.
+        alone = self.accelerator.num_processes == 1 and not encoder.unpooled["query"]
+        self.graphed = encoder.device.type == "cuda" and alone and not settings.dropout
         self.backward: graphs.Backward = self._backward
         if self.graphed:
             self.backward = graphs.CudaGraphs(self._backward, list(self.model.deltas))

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.model import encoder as encoders
+from adiabatic_ray.model import export
 from tests.trap import Pickled
 
 TEXTS = [
@@ -130,6 +132,7 @@ def test_fingerprint_follows_what_embeddings_depend_on(pocket: Path, encoder: en
         load(prompts=config.Sides(query="q: ")).fingerprint("query"),
         load(max_length=config.Lengths(query=16)).fingerprint("query"),
         load(pooling="cls").fingerprint("query"),
+        load(truncate_dim=32).fingerprint("query"),
     ]
     assert len(set(prints)) == len(prints)
     assert same.fingerprint("query") == prints[0]
@@ -202,6 +205,80 @@ def test_a_model_that_cannot_run_is_an_error_of_ours(pocket: Path, tmp_path: Pat
         encoders.load(config.Model(name=str(tmp_path / "broken")))
 
 
+def test_a_prompt_that_is_not_pooled(pocket: Path, tmp_path: Path) -> None:
+    saved = SentenceTransformer(str(pocket / "encoder"), device="cpu")
+    saved[1] = Pooling(saved[1].embedding_dimension, "mean", include_prompt=False)
+    saved.prompts = {"query": "who asks: ", "document": "the text: "}
+    saved.save(str(tmp_path / "unpooled"), create_model_card=False)
+    model = encoders.load(config.Model(name=str(tmp_path / "unpooled")))
+    texts = [text for text in TEXTS if text]
+    theirs = SentenceTransformer(str(tmp_path / "unpooled"), device="cpu")
+    assert torch.allclose(model.encode(texts, "query"), torch.from_numpy(theirs.encode_query(texts)), atol=1e-5)
+    assert torch.allclose(model.encode(texts, "passage"), torch.from_numpy(theirs.encode_document(texts)), atol=1e-5)
+    pooled = encoders.load(config.Model(name=str(tmp_path / "unpooled"), pooling="mean"))
+    assert (model.encode(texts, "query") - pooled.encode(texts, "query")).abs().max() > 0.01
+
+
+def test_a_matryoshka_encoder_is_cut_trained_and_exported(pocket: Path, tmp_path: Path) -> None:
+    folder = str(pocket / "encoder")
+    model = encoders.load(config.Model(name=folder, truncate_dim=32))
+    base = SentenceTransformer(folder, device="cpu", truncate_dim=32)
+    expected = base.encode(TEXTS, normalize_embeddings=True)
+    assert model.dimension == 32
+    assert torch.allclose(model.encode(TEXTS, "passage"), torch.from_numpy(expected), atol=1e-5)
+    name = "encoder.layer.0.output.dense.weight"
+    weights = {name: 1.1 * model.parameters[name]}
+    export.save_retrieval_model(model, tmp_path / "model", weights)
+    exported = SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=32)
+    queries = torch.from_numpy(exported.encode_query(TEXTS, normalize_embeddings=True))
+    assert torch.allclose(queries, model.encode(TEXTS, "query", weights), atol=1e-5)
+    assert (queries - model.encode(TEXTS, "query")).abs().max() > 1e-4
+    documents = exported.encode_document(TEXTS, normalize_embeddings=True)
+    assert (documents == base.encode_document(TEXTS, normalize_embeddings=True)).all()
+    with pytest.raises(errors.ModelError, match=r"model.truncate_dim: .* has 96 dimensions, and cannot be cut to 128"):
+        encoders.load(config.Model(name=folder, truncate_dim=128))
+
+
+def lacking(encoder: Path, folder: Path, name: str) -> config.Model:
+    """A copy of an encoder whose file lacks a weight."""
+    shutil.copytree(encoder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(name, None)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return config.Model(name=str(folder))
+
+
+def test_weights_that_the_file_lacks_are_not_drawn_at_random(pocket: Path, tmp_path: Path) -> None:
+    """The pooler of BERT is drawn too, but no embedding depends on it."""
+    needed = lacking(pocket / "encoder", tmp_path / "needed", "encoder.layer.0.output.dense.weight")
+    with pytest.raises(
+        errors.ModelError, match=r"the weights of .*needed lack 1 .* such as `encoder.layer.0.output.dense.weight`"
+    ):
+        encoders.load(needed)
+    encoders.load(lacking(pocket / "encoder", tmp_path / "pooler", "pooler.dense.weight"))
+
+
+def test_code_of_a_model_runs_where_it_is_trusted(pocket: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`revision` must be a commit .* but got 'main'"):
+        config.Model(name="somebody/something", trust_remote_code=True, revision="main")
+    config.Model(name="somebody/something", trust_remote_code=True, revision="0" * 40)
+    folder = tmp_path / "trusted"
+    shutil.copytree(pocket / "encoder", folder)
+    (folder / "code.py").write_text(
+        "from sentence_transformers.base.modules import Normalize as Theirs\n\n"
+        "class Normalize(Theirs):\n"
+        "    def forward(self, features):\n"
+        "        features = super().forward(features)\n"
+        "        return features | {'sentence_embedding': features['sentence_embedding'].roll(1, -1)}\n"
+    )
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[-1]["type"] = "code.Normalize"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    model = encoders.load(config.Model(name=str(folder), trust_remote_code=True))
+    plain = encoders.load(config.Model(name=str(pocket / "encoder")))
+    assert torch.allclose(model.encode(TEXTS, "query"), plain.encode(TEXTS, "query").roll(1, -1), atol=1e-6)
+
+
 def pickled_weights(folder: Path, mark: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Pickled(mark)}, folder / "pytorch_model.bin")
@@ -229,7 +306,7 @@ def foreign_module(folder: Path, mark: Path) -> None:
     ("plant", "message"),
     [
         (pickled_weights, r"Weights must be in safetensors. Where you trust the model"),
-        (foreign_architecture, r"contains custom code .* nothing from there is run. Use an encoder of an architecture"),
+        (foreign_architecture, r"contains custom code .* nothing from there is run unless you trust it"),
         (
             foreign_module,
             r"the module class 'code.Normalize', which is not part of Sentence Transformers.* nothing from",
