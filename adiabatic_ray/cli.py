@@ -30,7 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     Raises:
         SystemExit: with status 2 after wrong usage, and with 0 after `--help` or `--version`.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how to go on
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(arguments)
     try:
         options.run(options)
     except (errors.AdiabaticRayError, PermissionError, FileExistsError, NotADirectoryError) as error:
@@ -45,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="adiabatic-ray",
         description="Find how far a multilingual query encoder can be tuned on English without harming a language.",
+        epilog="exit codes: 0 done; 1 an error that the message says the way out of; 2 wrong usage; 130 stopped, and "
+        "the same command goes on",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -102,13 +109,16 @@ def validate(options: Options) -> None:
     console.say(f"{options.file} is valid")
 
 
-@_command("print the JSON schema of a sweep file, for editors")
-def schema(_: Options) -> None:
+@_command(
+    "print the JSON schema of a sweep file, for editors",
+    _argument("--keys", action="store_true", help="print all keys as tables in Markdown instead"),
+)
+def schema(options: Options) -> None:
     import json
 
     from adiabatic_ray import schema
 
-    print(json.dumps(schema.sweep_file(), indent=1, ensure_ascii=False))
+    print(schema.keys() if options.keys else json.dumps(schema.sweep_file(), indent=1, ensure_ascii=False))
 
 
 @_command("fill the cache of frozen document embeddings ahead of a sweep", FILE)
@@ -279,15 +289,28 @@ def leaderboard(options: Options) -> None:
     "print the state of a sweep, also while it runs",
     SWEEP,
     _argument("--address", metavar="URL", help="print the state of its job on this cluster; SWEEP is a name or file"),
+    _argument("--json", action="store_true", help="print the state as JSON, for scripts"),
+    _argument("--csv", action="store_true", help="print the state as CSV, for scripts"),
 )
 def status(options: Options) -> None:
     if options.address:
         _job_status(options)
         return
+    import json
+
     from adiabatic_ray.sweep import lookup, session
+    from adiabatic_ray.sweep import status as states
 
     store = lookup.find(options.sweep)
-    _console().status(store, session.owned(store.folder))
+    state = states.of(store, running=session.owned(store.folder))
+    if options.json:
+        print(json.dumps(state, indent=1))
+    elif options.csv:
+        import pandas
+
+        print(pandas.json_normalize(state).drop(columns="unfinished").to_csv(index=False), end="")
+    else:
+        _console().status(state)
 
 
 @_command(
@@ -324,6 +347,16 @@ def export(options: Options) -> None:
     console.say(f"one model with the untouched document side: {exported.retrieval_model}")
 
 
+@_command(
+    "print what makes a shell complete commands and options",
+    _argument("shell", choices=["bash", "zsh", "fish"], help='`eval "$(adiabatic-ray completion bash)"` in ~/.bashrc'),
+)
+def completion(options: Options) -> None:
+    from argcomplete.shell_integration import shellcode
+
+    print(shellcode(["adiabatic-ray"], shell=options.shell))
+
+
 def _console() -> Console:
     from adiabatic_ray.sweep.console import Console
 
@@ -348,11 +381,13 @@ def _load(path: Path) -> config.Sweep:
 def _encoder(like: config.Model, name: str) -> config.Model:
     """The settings of the encoder `name`, with the prompts, lengths and pooling of `like`.
 
-    A revision belongs to one model, so another model does not get that of `like`.
+    A revision belongs to one model, and so does trust in its code, so another model does not get those of `like`.
     """
     import dataclasses
 
-    return dataclasses.replace(like, name=name, revision=like.revision if name == like.name else None)
+    if name == like.name:
+        return like
+    return dataclasses.replace(like, name=name, revision=None, trust_remote_code=False)
 
 
 def _section(settings: config.Sweep, section: str) -> dict[str, config.Source]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +19,10 @@ import pytest
 
 from adiabatic_ray import __version__, cli
 from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.trials.record import Candidate
+from adiabatic_ray.trials.store import TrialStore
+from tests import sweeps
+from tests.records import record
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[1]
@@ -23,13 +30,14 @@ ROOT = Path(__file__).parents[1]
 
 COMMANDS = [
     *("sweep", "validate", "schema", "embed", "train", "evaluate"),
-    *("submit", "stop", "logs", "report", "ui", "leaderboard", "status", "confirm", "export"),
+    *("submit", "stop", "logs", "report", "ui", "leaderboard", "status", "confirm", "export", "completion"),
 ]
 
 
 def test_help_names_every_command_and_imports_none_of_them() -> None:
     done = subprocess.run([sys.executable, "-m", "adiabatic_ray", "--help"], capture_output=True, text=True, check=True)
     assert re.findall(r"^    (\w+)", done.stdout, re.M) == COMMANDS
+    assert "exit codes: 0 done; 1 an error" in done.stdout
     program = "import sys, adiabatic_ray.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "argparse" in loaded
@@ -96,6 +104,37 @@ def test_an_interrupt_is_status_130_and_no_stack() -> None:
             process.kill()
     assert process.returncode == 130, said
     assert "Traceback" not in said
+
+
+def test_the_state_of_a_sweep_for_scripts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    store = TrialStore.create(tmp_path / "s", sweeps.MINIMAL)
+    half = Candidate(0.5, {"gain": 4.0, "constraint": -0.25}, "")
+    for one in (record(1, 9.0, 0.5, scaled=(half,)), record(2, 3.0), record(3, state="running")):
+        store.put(one)
+    assert cli.main(["status", str(tmp_path / "s"), "--json"]) == 0
+    state = json.loads(capsys.readouterr().out)
+    assert (state["sweep"], state["running"], state["trials"]) == ("s", False, {"complete": 2, "running": 1})
+    assert (state["best"]["trial"], state["best"]["scale"], state["best"]["gain"]) == (1, 0.5, 4.0)
+    assert [one["trial"] for one in state["unfinished"]] == [3]
+    assert cli.main(["status", str(tmp_path / "s"), "--csv"]) == 0
+    (row,) = pd.read_csv(io.StringIO(capsys.readouterr().out)).to_dict("records")
+    assert (row["trials.complete"], row["best.trial"], row["best.configuration.learning_rate"]) == (2, 1, 1e-6)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_and_options() -> None:
+    program = """
+        eval "$(adiabatic-ray completion bash)"
+        complete() { COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=($*); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
+            _python_argcomplete adiabatic-ray; echo "${COMPREPLY[@]}"; }
+        complete adiabatic-ray st; complete adiabatic-ray leaderboard --w
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=os.environ | {"PATH": path})
+    assert [line.split() for line in done.stdout.splitlines()] == [["stop", "status"], ["--wide"]], done.stderr
+    for shell in ("zsh", "fish"):
+        shown = subprocess.run([sys.executable, "-m", "adiabatic_ray", "completion", shell], capture_output=True)
+        assert b"adiabatic-ray" in shown.stdout
 
 
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the README says runs: its Python example, and the tests and sweep files that it names."""
+"""What the README, the guide and the figures say runs: their examples, commands, files and messages."""
 
 from __future__ import annotations
 
@@ -7,39 +7,94 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from qdrant_client import QdrantClient, models
+from ruamel.yaml import YAML
 
-from adiabatic_ray import config
+from adiabatic_ray import cli, config, sweep_file
 from adiabatic_ray.data import sources
 from adiabatic_ray.evaluate.embedded_data import EmbeddingBuilder
 from adiabatic_ray.model.encoder import Encoder
 from tests.generators import drain
 
 ROOT = Path(__file__).parents[1]
+README, GUIDE, FIGURES = (ROOT / folder / "README.md" for folder in ("", "sweeps", "tests/benchmarks"))
+DOCUMENTS = [README, GUIDE, FIGURES]
 
 
-def example(mark: str) -> str:
-    """The block of Python below a mark."""
-    block = re.search(rf"<!-- {mark} example -->\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert block is not None, f"README.md has no Python block below `<!-- {mark} example -->`"
+def example(document: Path, mark: str, language: str = "python") -> str:
+    """The block below a mark."""
+    block = re.search(rf"<!-- {mark} example -->\n+```{language}\n(.*?)```", document.read_text(), re.DOTALL)
+    assert block is not None, f"{document} has no {language} block below `<!-- {mark} example -->`"
     return block[1]
 
 
-def test_the_files_that_it_names_exist() -> None:
-    named = set(re.findall(r"\b(?:tests|sweeps|k8s|adiabatic_ray)/[\w./-]*\w", (ROOT / "README.md").read_text()))
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
+def test_the_files_that_it_names_exist(document: Path) -> None:
+    text = document.read_text()
+    named = set(re.findall(r"\b(?:tests|sweeps|k8s|adiabatic_ray)/[\w./-]*\w", text))
     written = {"sweeps/my.yaml"}  # an example
-    assert len(named) > 15
+    assert len(named) > 4
     assert [name for name in sorted(named - written) if not (ROOT / name).exists()] == []
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert [link for link in links if not (document.parent / link).exists()] == []
+    anchors = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.+)$", text, re.M)}
+    assert [one for one in re.findall(r"\]\(#(.+?)\)", text) if one not in anchors] == []
 
 
-def test_the_benchmarks_that_it_names_exist() -> None:
-    named = set(re.findall(r"-m tests\.benchmarks\.(\w+)", (ROOT / "README.md").read_text()))
-    assert len(named) >= 6
-    assert [name for name in named if not (ROOT / "tests" / "benchmarks" / f"{name}.py").exists()] == []
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
+def test_the_commands_that_it_names_exist(document: Path) -> None:
+    text = document.read_text()
+    commands = set(re.findall(r"adiabatic-ray\s+([a-z]+)\b", text))
+    assert len(commands) > 1
+    for command in commands:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            cli.main([command, "--help"])
+    benchmarks = set(re.findall(r"-m tests\.benchmarks\.(\w+)", text))
+    assert [name for name in benchmarks if not (ROOT / "tests" / "benchmarks" / f"{name}.py").exists()] == []
+
+
+def test_the_sweep_example_loads(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(example(README, "sweep", "yaml"))
+    sweep = sweep_file.load(tmp_path / "mine.yaml")
+    assert sweep.search.gain.data == "english"
+
+
+def test_the_parts_of_sweep_files_in_the_guide_load(write_sweep: Callable[..., Path]) -> None:
+    parts = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert len(parts) >= 2
+    for part in parts:
+        any_set = {"path": "data"}
+        content: dict[str, Any] = {}
+        for section in ("selection", "confirmation"):
+            content |= {f"evaluate.{section}.{name}": any_set for name in ("msmarco", "xnli", "questions", "arxiv")}
+        for section, keys in YAML(typ="safe", pure=True).load(part).items():
+            if section == "constraint":
+                content[section] = keys
+            else:
+                content |= {f"{section}.{key}": value for key, value in keys.items() if section != "evaluate"}
+                inner = keys.items() if section == "evaluate" else ()
+                content |= {f"evaluate.{key}.{name}": source for key, named in inner for name, source in named.items()}
+        sweep_file.load(write_sweep(content))
+
+
+def test_the_messages_that_it_explains_are_said() -> None:
+    """Those that are put together from parts are looked for by their parts."""
+    source = "".join(path.read_text() for path in (ROOT / "adiabatic_ray").rglob("*.py"))
+    said = re.sub(r'"\n\s*f?"', "", source)
+    table = GUIDE.read_text().partition("| message | why")[2].partition("\n\n")[0]
+    messages = [one for row in table.splitlines()[2:] for one in re.findall(r"`(.+?)`", row.split("|")[1])]
+    assert len(messages) >= 12
+    assert [one for one in messages if one not in said] == []
 
 
 @pytest.mark.slow
@@ -48,7 +103,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     (tmp_path / "sweeps").symlink_to(ROOT / "sweeps")
     variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, "-c", example("python")],
+        [sys.executable, "-c", example(README, "python")],
         cwd=tmp_path,
         env=variables,
         capture_output=True,
@@ -72,7 +127,7 @@ def test_a_collection_of_qdrant_is_exported_for_a_sweep(tmp_path: Path, pocket: 
     points = zip(reversed(corpus), vectors.flip(0).tolist(), strict=True)
     client.upsert("docs", [models.PointStruct(id=i, vector=v, payload=one) for i, (one, v) in enumerate(points)])
     client.close()
-    subprocess.run([sys.executable, "-c", example("qdrant")], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", example(GUIDE, "qdrant")], cwd=tmp_path, check=True)
     stored = config.Embeddings(path=str(tmp_path / "vectors.npy"), ids=str(tmp_path / "ids.txt"))
     data = {"docs": sources.load("docs", config.Source(path=str(folder), split="selection", embeddings=stored), seed=0)}
     _, (docs,) = drain(EmbeddingBuilder(encoder, tmp_path / "cache").evaluation_sets(data))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,6 @@ COPY = ROOT / "adiabatic_ray" / "sweep.schema.json"
 SHIPPED = sorted(path for path in (ROOT / "sweeps").rglob("*.yaml") if path.name != "kustomization.yaml")
 SECTIONS = [kind for kind in vars(config).values() if dataclasses.is_dataclass(kind)]
 SCHEMA = schema.sweep_file()
-
-# The sections whose keys each row of the README's table has, by its first cell.
-TABLE = {
-    "`model`": ("Model", "Sides", "Lengths"),
-    "`train`": ("Train", "Negatives"),
-    "`evaluate`": ("Evaluate",),
-    "each data set": ("Source", "Embeddings"),
-    "`search`": ("Search", "Range", "Objective"),
-    "`constraint`": ("Constraint", "Guard"),
-    "`budget`": ("Budget",),
-    "`resources`": ("Resources",),
-    "`name`, `storage`, `mlflow`, `seed`": ("Mlflow",),
-}
 
 
 def problems(path: Path) -> list[str]:
@@ -141,22 +127,13 @@ def test_what_loads_is_not_flagged(
     assert problems(path) == []
 
 
-def test_the_readmes_table_has_every_key_and_no_other() -> None:
-    table = dict(rows())
-    assert table.keys() == TABLE.keys()
-    assert {section for sections in TABLE.values() for section in sections} == SCHEMA["$defs"].keys()
-    assert sorted(re.findall(r"`(\w+)`", " ".join(table))) == sorted(SCHEMA["properties"])
-    for first, words in table.items():
-        known = {name: key for section in TABLE[first] for name, key in properties(section).items()}
-        lacking = known.keys() - words
-        assert not lacking, f"the row of {first} lacks {lacking}"
-        values = re.findall(r'"enum": \[(.*?)\]', json.dumps(known))
-        wrong = words - known.keys() - set(re.findall(r"\w+", " ".join(values)))
-        assert not wrong, f"the row of {first} has {wrong}, which are neither keys nor values"
-
-
-def rows() -> Iterator[tuple[str, set[str]]]:
-    """The first cell of each row of that table, and the words between backticks in the second."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Your own sweep")[2].partition("\n#")[0]
-    for first, second in re.findall(r"^\| (.+?) \| (.+) \|$", text, re.M)[1:]:
-        yield first, set(re.findall(r"\w+", " ".join(re.findall(r"`(.+?)`", second))))
+def test_the_guide_has_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (ROOT / "sweeps" / "README.md").read_text(encoding="utf-8")
+    table = guide.partition("<!-- keys -->\n\n")[2].partition("<!-- end of keys -->")[0]
+    assert cli.main(["schema", "--keys"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == table.strip(), (
+        "config.py has changed; put `adiabatic-ray schema --keys` between the marks"
+    )
+    sections = [SCHEMA, *SCHEMA["$defs"].values()]
+    assert printed.count("\n| `") == sum(len(section["properties"]) for section in sections)

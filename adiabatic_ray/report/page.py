@@ -23,6 +23,7 @@ from adiabatic_ray.report.predictions import Predictions
 from adiabatic_ray.report.summary import summarise
 from adiabatic_ray.report.trade import Trade
 from adiabatic_ray.search.importance import importances
+from adiabatic_ray.trials import naming
 from adiabatic_ray.trials.layout import SweepFolder
 from adiabatic_ray.trials.record import TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
@@ -104,7 +105,7 @@ def _cell(value: object) -> Cell:
     if isinstance(value, bool):
         return "yes" if value else "no", ""
     if isinstance(value, int | float):
-        return tables.show(value), repr(value)
+        return naming.show(value), repr(value)
     return str(value), ""
 
 
@@ -122,9 +123,9 @@ def _template() -> jinja2.Template:
         "signed": lambda value: "" if value is None else f"{value:+.2f}",
         "p_value": lambda value: "" if value is None else f"{value:.2g}",
         "plain": lambda value: f"{value:g}",
-        "show": tables.show,
+        "show": naming.show,
         "pair": pair,
-        "configuration": tables.configuration,
+        "configuration": naming.configuration,
     }
     environment.globals["SIGNIFICANT"] = SIGNIFICANT
     return environment.get_template("page.html")

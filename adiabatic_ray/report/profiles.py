@@ -32,8 +32,8 @@ def over_scale(records: Sequence[TrialRecord], objective: str, winner: TrialReco
         for position, record in enumerate(shown):
             _profile(axes, record, key, position)
         if winner is not None and winner.candidate is not None:
-            label = f"handed over: trial {winner.number}"
-            ring(axes, winner.candidate.scale, winner.candidate.metrics[key], label)
+            handed_over = f"handed over: trial {winner.number}"
+            ring(axes, winner.candidate.scale, winner.candidate.metrics[key], handed_over)
         frame(axes, "", label)
         stretch(axes, "y", [getattr(p, key) for record in shown for p in record.profile if p.constraint <= 0])
     panels[-1].set_xscale("log")

@@ -12,8 +12,6 @@ from adiabatic_ray import storage
 from adiabatic_ray.evaluate.evidence import COMPARISONS
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best, ranked
 
-SHORT = {"learning_rate": "rate", "batch_size": "batch"}
-
 
 def table(records: Iterable[TrialRecord]) -> pd.DataFrame:
     """One row a trial, from best to worst: configuration, outcome, selection beside confirmation, and every metric."""
@@ -89,40 +87,6 @@ def write(records: Iterable[TrialRecord], path: Path) -> Path:
     """Write the leaderboard as CSV, with every metric."""
     storage.write(path, table(records).to_csv(index=False))
     return path
-
-
-def show(value: Any) -> str:
-    """A hyper-parameter or result for people: three significant digits, and all those before the point."""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-
-
-def configuration(record: TrialRecord) -> str:
-    """What a trial was tried with, in a line; empty for the untouched encoder."""
-    return ", ".join(f"{key} {show(value)}" for key, value in record.config.items())
-
-
-def differences(records: Iterable[TrialRecord]) -> dict[int, str]:
-    """What each trial was tried with in a few words, by its number, without what is the same in all of them.
-
-    Masks are named without the parts that all of them freeze.
-    """
-    configs = {record.number: record.config for record in records if record.config}
-    names = list(dict.fromkeys(name for config in configs.values() for name in config))
-    names = [name for name in names if len({str(config.get(name)) for config in configs.values()}) > 1] or names
-    masks = [str(config["freeze"]).split("+") for config in configs.values() if "freeze" in config]
-    shared = set.intersection(*map(set, masks)) if masks else set()
-
-    def cell(name: str, value: Any) -> str:
-        if name == "freeze":
-            value = "+".join(part for part in str(value).split("+") if part not in shared) or "nothing more"
-        return f"{SHORT.get(name, name)} {show(value)}"
-
-    return {
-        number: ", ".join(cell(name, config[name]) for name in names if name in config)
-        for number, config in configs.items()
-    }
 
 
 def verdict(record: TrialRecord, winner: TrialRecord | None) -> str:

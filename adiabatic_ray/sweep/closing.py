@@ -5,10 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from adiabatic_ray.report import tables
 from adiabatic_ray.report.assurance import Assurance, way_out
+from adiabatic_ray.trials import naming
 from adiabatic_ray.trials.layout import ExportFolder
 from adiabatic_ray.trials.record import TrialRecord, ranked, tuned
 from adiabatic_ray.trials.store import TrialStore
+
+DESCRIBED = 5  # trials
 
 
 def lines(
@@ -39,6 +43,23 @@ def verdict(store: TrialStore, winner: TrialRecord | None, status: str) -> Itera
     assurance = Assurance.of(store, winner)
     if assurance is not None:
         yield f"guarantee: {assurance.sentence}"
+
+
+def description(store: TrialStore, winner: TrialRecord | None, status: str) -> str:
+    """What a sweep came to, in Markdown: the verdict, the first trials, and the commands that show more or go on."""
+    said = [" ".join(verdict(store, winner, status))]
+    if status != "FINISHED":
+        said.insert(0, f"The sweep {'was stopped' if status == 'KILLED' else 'failed'}; the same command goes on.")
+    listed = [record for record in ranked(store.records.values()) if not record.failed][:DESCRIBED]
+    tried = naming.differences(listed)
+    rows = [
+        f"| {record.number} | {(record.candidate or record.whole).metrics.get('gain', 0.0):+.2f} | "
+        f"{tables.verdict(record, winner)} | {tried.get(record.number, 'untouched')} |"
+        for record in listed
+    ]
+    folder = shlex.quote(str(store.folder.path))
+    table = "\n".join(["| trial | gain % | verdict | configuration |", "|---|---|---|---|", *rows])
+    return "\n\n".join([*filter(None, said), table, f"All trials: `adiabatic-ray leaderboard {folder}`"])
 
 
 def _nothing_to_hand_over(store: TrialStore, status: str) -> Iterator[str]:

@@ -1,18 +1,19 @@
-"""Prints a sweep's events, one line each. A terminal also shows a progress line below them."""
+"""Prints a sweep's events, one line each. A terminal also shows a live panel below them."""
 
 from __future__ import annotations
 
-import collections
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rich.console
+import rich.live
 import rich.markup
-import rich.status
+import rich.spinner
 import rich.table
+import rich.text
 
 from adiabatic_ray.data.sets import DataSet
 from adiabatic_ray.evaluate.benchmark import Measurement
@@ -20,10 +21,11 @@ from adiabatic_ray.evaluate.comparison import Comparison
 from adiabatic_ray.evaluate.embedded_data import EmbeddingProgress
 from adiabatic_ray.report import tables
 from adiabatic_ray.train.trial import Progress
+from adiabatic_ray.trials import naming
 from adiabatic_ray.trials.record import TrialRecord, best, ranked, tuned
-from adiabatic_ray.trials.store import TrialStore
 
 Result = TypeVar("Result")
+RUNNING_SHOWN = 8  # trials below the lines
 LOG_WIDTH = 1000  # columns, more than any line has
 
 # The measures that are shown, with their labels.
@@ -37,7 +39,9 @@ class Console:
         self._rich = rich.console.Console(highlight=False, soft_wrap=True, quiet=quiet)
         if not self._rich.is_terminal:  # a log file has no width that a table must fit into
             self._rich.width = LOG_WIDTH
-        self._status: rich.status.Status | None = None
+        self._live: rich.live.Live | None = None
+        self._done_before: int | None = None  # trials that had ended before those of this run began
+        self._trials_began = self._began
         self._began = time.monotonic()
         self._filled: dict[tuple[str, str], int] = {}
 
@@ -46,19 +50,22 @@ class Console:
         self._rich.print(rich.markup.escape(text))
 
     def progress(self, text: str) -> None:
-        """Replace the progress line. Without a terminal there is none."""
+        """Replace what is shown below all lines. Without a terminal there is nothing."""
+        self._show(rich.spinner.Spinner("dots", rich.markup.escape(text)))
+
+    def _show(self, panel: rich.console.RenderableType) -> None:
         if not self._rich.is_terminal:
             return
-        if self._status is None:
-            self._status = self._rich.status("")
-            self._status.start()
-        self._status.update(rich.markup.escape(text))
+        if self._live is None:
+            self._live = rich.live.Live(console=self._rich, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._live.update(panel)
 
     def clear(self) -> None:
-        """Remove the progress line."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        """Remove what is shown below all lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def embedding(self, embedding: EmbeddingProgress) -> None:
         """Show the progress of embedding: a bar, and one line when a table is complete."""
@@ -71,25 +78,37 @@ class Console:
             self.clear()
             self.say(f"embedded {progress.total:,} {texts}")
             return
-        filled = int(30 * progress.done / max(1, progress.total))
-        bar = "█" * filled + "░" * (30 - filled)
+        bar = _bar(progress.done, progress.total)
         self.progress(f"embedding {texts} {bar} {progress.done:,}/{progress.total:,}")
 
     def sweep_progress(self, records: Mapping[int, TrialRecord], trials: int) -> None:
-        """Show the progress of a running sweep: how many trials ended, the best feasible one, and the time."""
+        """Show the progress of a running sweep: how far it is, the best feasible trial, and those that run."""
         if not self._rich.is_terminal:  # it takes longer the more trials there are, and nobody would see it
             return
         ours = tuned(records.values())
-        done = [record for record in ours if record.state != "running"]
-        leader = best(ours)
-        so_far = "none feasible yet"
-        if leader is not None and (part := leader.candidate) is not None:
-            scale = "" if part.scale == 1 else f" at scale {part.scale:g}"
-            so_far = f"best feasible gain {part.gain:+.2f}%, constraint {part.metrics['constraint']:+.2f}"
-            so_far += f" (trial {leader.number}{scale})"
-        elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._began))
-        running = ", ".join(str(record.number) for record in ours if record.state == "running")
-        self.progress(f"{len(done)}/{trials} trials · {so_far} · running {running or 'none'} · {elapsed}")
+        running = [record for record in ours if record.state == "running"]
+        done = len(ours) - len(running)
+        if self._done_before is None:
+            self._done_before, self._trials_began = done, time.monotonic()
+        lines = [f"{_bar(done, trials)} {done}/{trials} trials · {self._pace(done, trials)}", _leader(best(ours))]
+        tried = naming.differences(ours)
+        for record in running[:RUNNING_SHOWN]:
+            point = record.points[-1] if record.points else None
+            reached = f"evaluation {len(record.points)}, step {point.step}" if point else "no evaluation yet"
+            gain = f", gain {record.gain:+.2f}%" if point and record.gain is not None else ""
+            lines.append(f"trial {record.number:>3}  {reached}{gain}  [{tried.get(record.number, '')}]")
+        if len(running) > RUNNING_SHOWN:
+            lines.append(f"... and {len(running) - RUNNING_SHOWN} more that run")
+        self._show(rich.text.Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
+
+    def _pace(self, done: int, trials: int) -> str:
+        """How fast trials end in this run, how long that will take, and how long it took so far."""
+        elapsed, ended = time.monotonic() - self._trials_began, done - (self._done_before or 0)
+        clock = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._began))
+        if not ended:
+            return clock
+        left = (trials - done) * elapsed / ended
+        return f"{60 * ended / elapsed:.2g} a minute, about {max(1, round(left / 60))} min left · {clock}"
 
     def drain(
         self, embedding: Generator[EmbeddingProgress, None, Result], interrupted: threading.Event | None = None
@@ -163,7 +182,7 @@ class Console:
         outcome = _outcome(record) if record.constraint is not None else record.reason
         if record.failed:
             outcome = record.reason
-        chosen = tables.configuration(record) or "untouched"
+        chosen = naming.configuration(record) or "untouched"
         self.say(f"trial {record.number:>3}  {state}{outcome}  [{chosen}]  {seconds:.0f} s")
 
     def leaderboard(
@@ -178,9 +197,9 @@ class Console:
         shown = [record for record in listed if not record.failed][:rows]
         width = LOG_WIDTH if wide else self._rich.width
         chosen = (
-            tables.differences(shown)
+            naming.differences(shown)
             if width < ALL_COLUMNS
-            else {one.number: tables.configuration(one) for one in shown}
+            else {one.number: naming.configuration(one) for one in shown}
         )
         columns = [
             column
@@ -222,28 +241,40 @@ class Console:
                 _number(min(gains), "+.2f"),
                 _number(max(gains), "+.2f"),
                 _number(max(repeat["constraint"] for repeat in record.repeats), "+.2f"),
-                rich.markup.escape(tables.configuration(record)),
+                rich.markup.escape(naming.configuration(record)),
             )
         self.say("\ntrained again with fresh seeds, measured on the confirmation sets")
         self._rich.print(table)
 
-    def status(self, store: TrialStore, running: bool) -> None:
+    def status(self, state: Mapping[str, Any]) -> None:
         """Print the state of a sweep: its trials by state, the best one, and the unfinished ones."""
-        ours = tuned(record for _, record in sorted(store.records.items()))
-        counts = collections.Counter(record.state for record in ours)
-        said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
-        self.say(f"{store.sweep.name}: {'running' if running else 'not running'}; trials: {said}")
-        whole, candidates = sum(record.feasible for record in ours), sum(bool(record.candidate) for record in ours)
-        self.say(f"feasible: {whole} as they are, {candidates - whole} more when scaled down")
-        leader = best(store.records.values())
-        if leader is not None and leader.candidate is not None:
-            word = {True: "confirmed", False: "not confirmed", None: "not confirmed yet"}[leader.confirmed]
-            chosen = tables.configuration(leader)
-            self.say(f"best: trial {leader.number}, gain {leader.candidate.gain:+.2f}%, {word}  [{chosen}]")
-        for record in ours:
-            if record.state == "running":
-                reached = f"step {record.points[-1].step}" if record.points else "no evaluation point yet"
-                self.say(f"trial {record.number} is unfinished: {reached}  [{tables.configuration(record)}]")
+        said = ", ".join(f"{count} {name}" for name, count in state["trials"].items()) or "none yet"
+        self.say(f"{state['sweep']}: {'running' if state['running'] else 'not running'}; trials: {said}")
+        self.say(f"feasible: {state['feasible']} as they are, {state['feasible_scaled']} more when scaled down")
+        leader = state["best"]
+        if leader is not None:
+            word = {True: "confirmed", False: "not confirmed", None: "not confirmed yet"}[leader["confirmed"]]
+            chosen = naming.line(leader["configuration"])
+            self.say(f"best: trial {leader['trial']}, gain {leader['gain']:+.2f}%, {word}  [{chosen}]")
+        for one in state["unfinished"]:
+            reached = f"step {one['step']}" if one["step"] else "no evaluation point yet"
+            self.say(f"trial {one['trial']} is unfinished: {reached}  [{naming.line(one['configuration'])}]")
+
+
+def _bar(done: int, total: int) -> str:
+    filled = int(30 * done / max(1, total))
+    return "█" * filled + "░" * (30 - filled)
+
+
+def _leader(leader: TrialRecord | None) -> str:
+    """The best trial so far: what it gains, and what it costs the worst language."""
+    if leader is None or (part := leader.candidate) is None:
+        return "none feasible yet"
+    scale = "" if part.scale == 1 else f" at scale {part.scale:.2g}"
+    worst = part.metrics.get("worst_language")
+    cost = "" if worst is None else f", worst language {worst:+.2f}%"
+    constraint = part.metrics["constraint"]
+    return f"best: trial {leader.number}{scale}, gain {part.gain:+.2f}%{cost}, constraint {constraint:+.2f}"
 
 
 def _outcome(record: TrialRecord) -> str:

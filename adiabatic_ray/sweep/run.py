@@ -98,9 +98,21 @@ class SweepRun:
         return other
 
     def mirror_to_mlflow(self) -> None:
-        """Start to mirror the sweep to MLflow."""
-        from adiabatic_ray.tracking.mirror import Mirror  # MLflow takes seconds to import, and the embedding goes first
+        """Start to mirror the sweep to MLflow.
 
+        Raises:
+            ConfigError: MLflow refuses the store, or the experiment was deleted.
+        """
+        from adiabatic_ray.tracking import address  # MLflow takes seconds to import, and the embedding goes first
+        from adiabatic_ray.tracking.mirror import Mirror
+
+        uri = address.of(self.sweep.mlflow, self.store.folder.storage)
+        trouble = address.require_usable(uri, self.sweep.mlflow.experiment)
+        if trouble:
+            self.console.say(
+                f"MLflow at {address.without_password(uri)} does not answer ({trouble}). The sweep goes on without it, "
+                "and MLflow is brought up to date when it answers"
+            )
         self.mirror = Mirror.of(self.store, self.data)
 
     def scheduler(self, search: Search) -> TrialScheduler:
@@ -138,8 +150,8 @@ class SweepRun:
         self.console.leaderboard(self.store.records.values(), self.sweep.search.gain.key)
         self.console.progress("bringing MLflow up to date")
         exported = self.store.folder.best if winner is not None and handover.holds(self.store, winner) else None
-        verdict = " ".join(closing.verdict(self.store, winner, status))
-        trouble = self.mirror.finish(report, winner, exported, status, verdict)
+        description = closing.description(self.store, winner, status)
+        trouble = self.mirror.finish(report, winner, exported, status, description)
         self.console.clear()
         for line in closing.lines(self.store, winner, exported, status, self.mirror.uri, trouble):
             self.console.say(line)

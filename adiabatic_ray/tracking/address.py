@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
+import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
 
-from adiabatic_ray import config
+from adiabatic_ray import config, errors
 from adiabatic_ray.trials.layout import StorageFolder
+
+CONNECT_SECONDS = 10
 
 
 def of(settings: config.Mlflow, folder: StorageFolder) -> str:
@@ -21,6 +26,43 @@ def of(settings: config.Mlflow, folder: StorageFolder) -> str:
 def default_uri(folder: StorageFolder) -> str:
     """`MLFLOW_TRACKING_URI`, else a SQLite store in the storage folder, shared by all sweeps there."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.mlflow_database.resolve()}"
+
+
+def require_usable(uri: str, experiment: str) -> str:
+    """Check that a sweep can be tracked at `uri`. Return why its server does not answer, or an empty text.
+
+    A server that is away may come back, and a later run delivers what was not delivered. What MLflow refuses, it will
+    refuse again.
+
+    Raises:
+        ConfigError: MLflow refuses the store, or the experiment was deleted.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            return errors.summary(error)
+    elif parts.scheme == "sqlite" and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return ""  # it is made when the first run is
+    elif parts.scheme in ("postgresql", "mysql", "mssql"):
+        return ""  # MLflow waits minutes for a database that is down
+    try:
+        found = mlflow.MlflowClient(uri, uri).get_experiment_by_name(experiment)
+    except Exception as error:  # noqa: BLE001 - MLflow's stores raise errors of every library they are built on
+        if parts.scheme in ("http", "https"):
+            return without_password(errors.summary(error))
+        raise errors.ConfigError(
+            f"MLflow does not take {without_password(uri)} as a store: {errors.summary(error)} Give `mlflow.uri`, or "
+            "set MLFLOW_TRACKING_URI, to a server (http://...) or a database (sqlite:///...)."
+        ) from None
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise errors.ConfigError(
+            f"mlflow.experiment: `{experiment}` was deleted at {without_password(uri)}. Restore it "
+            f"(`mlflow experiments restore -x {found.experiment_id}`), or give another name."
+        )
+    return ""
 
 
 def without_password(text: str) -> str:

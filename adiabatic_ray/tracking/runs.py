@@ -19,6 +19,7 @@ import mlflow
 from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 
 from adiabatic_ray import config, storage
+from adiabatic_ray.trials import naming
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
 
@@ -77,16 +78,19 @@ class MlflowRuns:
     def log_artifacts(self, paths: Iterable[Path], verdict: str = "") -> None:
         """Log files of the sweep's folder as artifacts of the parent run.
 
-        Its description is the `verdict`, what the sweep came to in words, and a link to the report.
+        Its description is the `verdict`, what the sweep came to in Markdown, and a link to the report.
         """
         for path in paths:
             inside = path.parent.relative_to(self.store.folder.path).as_posix()
             with storage.local(path) as here:
                 self.client.log_artifact(self.parent, str(here), None if inside == "." else inside)
             if path == self.store.folder.report:
-                link = f"#/experiments/{self._experiment_id}/runs/{self.parent}/artifacts/{path.name}"
-                note = f"{verdict}\n\n[Report of this sweep]({link})".strip()
+                note = f"{verdict}\n\n[Report of this sweep]({self._link(path)})".strip()
                 self.client.set_tag(self.parent, "mlflow.note.content", note)
+
+    def _link(self, path: Path) -> str:
+        """The address of an artifact of the parent run, on whatever server shows it."""
+        return f"#/experiments/{self._experiment_id}/runs/{self.parent}/artifacts/{path.name}"
 
     def log_summary(self, winner: TrialRecord) -> None:
         """Log the best trial's metrics on the parent run, and its number and scale as tags."""
@@ -176,12 +180,17 @@ class MlflowRuns:
             yield from _metrics(point.metrics, point.time, point.step)
 
     def _start_trial(self, record: TrialRecord) -> str:
-        name = "untouched" if record.number == UNTOUCHED else f"trial {record.number}"
-        own = {"mlflow.parentRunId": self.parent, "sweep.role": "trial", "sweep.trial": str(record.number)}
+        tried = naming.among_choices(record, self.store.sweep.search.space)
+        own = {
+            "mlflow.parentRunId": self.parent,
+            "mlflow.note.content": f"[Report of its sweep]({self._link(self.store.folder.report)})",
+            "sweep.role": "trial",
+            "sweep.trial": str(record.number),
+        }
         run = self.client.create_run(
             self._experiment_id,
             start_time=_milliseconds(record.started),
-            run_name=f"{self.store.sweep.name} {name}",
+            run_name="untouched" if record.number == UNTOUCHED else f"{record.number}: {tried}",
             tags=own | self._tags(),
         )
         return str(run.info.run_id)

@@ -37,6 +37,10 @@ def test_what_was_predicted_what_was_measured_and_the_edge() -> None:
     drawn = [line.get_xydata().tolist() for line in gain.lines]  # type: ignore[union-attr]
     assert [[0.25, 2.0], [0.5, 4.0], [1.0, 8.0]] in drawn
     assert constraint.get_xscale() == "log"
+    assert (gain.get_ylabel(), constraint.get_ylabel()) == (
+        "gain on msmarco (%)",
+        "constraint\n(feasible at 0 or below)",
+    )
 
 
 def test_the_best_trials_that_have_a_profile_are_shown() -> None:

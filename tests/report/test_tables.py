@@ -64,10 +64,3 @@ def test_repeats_are_summed_up() -> None:
     row = tables.table([trial(2, 4.0, -0.2, repeats=repeats)]).iloc[0]
     assert (row["seeds"], row["seeds_feasible"]) == (3, pytest.approx(2 / 3))
     assert (row["seeds_gain"], row["seeds_gain_sd"]) == pytest.approx((7 / 3, 1.5275252))
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [(3.14159e-7, "3.14e-07"), (14, "14"), ("none", "none"), (None, "None"), (1234.5, "1234")]
-)
-def test_numbers_for_people(value: float | int | str | None, shown: str) -> None:
-    assert tables.show(value) == shown

@@ -67,3 +67,16 @@ def test_mlflow_that_is_behind_or_a_file(tmp_path: Path) -> None:
     assert "http://mlflow:5000 is behind (it does not answer)" in behind
     last = said(tmp_path / "b", record(1, 3.0), mlflow="sqlite:////runs/mlflow.db")[-1]
     assert last == f"MLflow: adiabatic-ray ui {tmp_path / 'b'}"
+
+
+def test_the_description_in_mlflow_has_the_first_trials_and_says_how_to_go_on(tmp_path: Path) -> None:
+    store = TrialStore.create(tmp_path, sweeps.MINIMAL)
+    for number in range(1, 8):
+        store.put(record(number, float(number)))
+    store.put(record(8, 9.0, 0.5))  # harms somebody
+    text = closing.description(store, store.records[7], "KILLED")
+    assert text.startswith("The sweep was stopped; the same command goes on.\n\n")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["| 7", "| 6", "| 5", "| 4", "| 3"]
+    assert rows[0][1:3] == ["+7.00", "best"]
+    assert text.endswith(f"All trials: `adiabatic-ray leaderboard {tmp_path}`")

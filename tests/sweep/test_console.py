@@ -18,6 +18,7 @@ from adiabatic_ray.data import cache
 from adiabatic_ray.data.sets import Triplets
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.evaluate.embedded_data import Data, EmbeddedData, EmbeddingProgress
+from adiabatic_ray.sweep import status
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.train.trial import Progress
 from adiabatic_ray.trials.record import Candidate, Evaluation, TrialRecord
@@ -104,7 +105,7 @@ def test_quiet_prints_nothing(pipe: Shown, terminal: Shown, tmp_path: Path) -> N
         console.changed(store.records[1], store.records, 4)
         console.leaderboard(store.records.values(), "questions")
         console.repeats(store.records.values())
-        console.status(store, running=True)
+        console.status(status.of(store, running=True))
 
     assert pipe(talk, quiet=True) == ""
     assert terminal(talk, quiet=True) == ""
@@ -138,15 +139,33 @@ def test_draining_shows_all_and_ends_when_interrupted(pipe: Shown) -> None:
         pipe(lambda console: console.drain(embed(), interrupted))
 
 
-def test_a_running_sweep_in_a_line(pipe: Shown, terminal: Shown) -> None:
-    half = Candidate(0.5, {"gain": 4.0, "constraint": -0.25}, "")
+def test_a_running_sweep_in_a_panel(pipe: Shown, terminal: Shown) -> None:
+    half = Candidate(0.5, {"gain": 4.0, "constraint": -0.25, "worst_language": -0.5}, "")
     trials = [UNTOUCHED, record(1, 9.0, 0.5, scaled=(half,)), record(2, 3.0), record(3, state="running")]
     records = {one.number: one for one in trials}
     assert pipe(lambda console: console.sweep_progress(records, 8)) == ""
     output = ESCAPES.sub("", terminal(lambda console: console.sweep_progress({3: records[3]}, 8)))
-    assert re.search(r"0/8 trials · none feasible yet · running 3 · 00:00:0\d", output)
-    output = ESCAPES.sub("", terminal(lambda console: console.sweep_progress(records, 8)))
-    assert "2/8 trials · best feasible gain +4.00%, constraint -0.25 (trial 1 at scale 0.5) · running 3 · 00:" in output
+    assert re.search(rf"{30 * '░'} 0/8 trials · 00:00:0\d\nnone feasible yet\ntrial   3  evaluation 1, step 4", output)
+
+    def talk(console: Console) -> None:
+        console.sweep_progress({one: records[one] for one in (0, 1, 3)}, 8)
+        console.say("trial 2 ended")  # above the panel
+        console.sweep_progress(records, 8)
+
+    output = ESCAPES.sub("", terminal(talk))
+    assert re.search(rf"{7 * '█'}{23 * '░'} 2/8 trials · [\d.e+]+ a minute, about 1 min left · 00:00:0\d\n", output)
+    assert "best: trial 1 at scale 0.5, gain +4.00%, worst language -0.50%, constraint -0.25\n" in output
+    assert output.count("trial 2 ended\n") == 1
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_panel_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, terminal: Shown) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    config = {"learning_rate": 1e-6, "freeze": "embeddings+attention.output+feed_forward.output", "batch_size": 14}
+    records = {n: record(n, state="running", config=config | {"margin": 0.1 * n}) for n in range(1, 12)}
+    output = ESCAPES.sub("", terminal(lambda console: console.sweep_progress(records, 20)))
+    assert "... and 3 more that run" in output
+    assert max(map(len, output.splitlines())) <= columns
 
 
 @pytest.mark.parametrize(
@@ -258,7 +277,7 @@ def test_repeats_are_shown_the_steadiest_first(pipe: Shown) -> None:
 
 def test_where_a_sweep_stands(pipe: Shown, tmp_path: Path) -> None:
     store = TrialStore.create(tmp_path, sweeps.MINIMAL)
-    assert pipe(lambda console: console.status(store, running=False)).splitlines()[0] == (
+    assert pipe(lambda console: console.status(status.of(store, running=False))).splitlines()[0] == (
         "s: not running; trials: none yet"
     )
     half = Candidate(0.5, {"gain": 4.0, "constraint": -0.25}, "")
@@ -271,7 +290,7 @@ def test_where_a_sweep_stands(pipe: Shown, tmp_path: Path) -> None:
         record(5, state="running", points=()),
     ):
         store.put(one)
-    assert pipe(lambda console: console.status(store, running=True)).splitlines() == [
+    assert pipe(lambda console: console.status(status.of(store, running=True))).splitlines() == [
         "s: running; trials: 2 complete, 1 crashed, 2 running",
         "feasible: 1 as they are, 1 more when scaled down",
         "best: trial 1, gain +4.00%, not confirmed yet  [learning_rate 1e-06]",

@@ -8,8 +8,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from adiabatic_ray import errors
 from adiabatic_ray.tracking import address
 from adiabatic_ray.trials.layout import StorageFolder
+from tests import mlflow_server
 
 
 def test_the_default_is_the_environments_or_a_database_in_the_storage_folder(
@@ -61,3 +63,31 @@ def test_mlflows_functions_are_at_our_store_only_inside(
         raise_inside(f"sqlite:///{tmp_path}/inside.db")
     assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == outside
     assert [os.environ.get(name) for name in names] == [before, before]
+
+
+def test_a_store_that_mlflow_refuses_is_found_out_at_once(tmp_path: Path) -> None:
+    with pytest.raises(
+        errors.ConfigError, match=r"MLflow does not take file:.* as a store: .* maintenance mode .* Give"
+    ):
+        address.require_usable(f"file:{tmp_path}", "e")
+    with pytest.raises(errors.ConfigError, match=r"MLflow does not take ftp://somebody:\*\*\*@host as a store"):
+        address.require_usable("ftp://somebody:secret@host", "e")
+
+
+def test_a_server_that_is_away_may_come_back() -> None:
+    said = address.require_usable(f"http://somebody:secret@127.0.0.1:{mlflow_server.free_port()}", "e")
+    assert said.startswith("ConnectionRefusedError")
+
+
+@pytest.mark.slow
+def test_a_deleted_experiment_is_found_out_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert address.require_usable(uri, "e") == ""
+    assert not (tmp_path / "mlflow.db").exists()
+    client = mlflow.MlflowClient(uri, uri)
+    number = client.create_experiment("e", tmp_path.as_uri())
+    assert address.require_usable(uri, "e") == ""
+    client.delete_experiment(number)
+    message = rf"mlflow.experiment: `e` was deleted .*`mlflow experiments restore -x {number}`\), or give another name"
+    with pytest.raises(errors.ConfigError, match=message):
+        address.require_usable(uri, "e")

@@ -60,8 +60,8 @@ def test_names_and_tags_are_the_stored_ones(store: TrialStore) -> None:
     runs = tracked.runs(store.sweep)
     assert {key: run.info.run_name for key, run in runs.items()} == {
         "parent": "s",
-        "0": "s untouched",
-        "1": "s trial 1",
+        "0": "untouched",
+        "1": "1: rate 1e-07, freeze embeddings",
     }
     for key, run in runs.items():
         assert run.data.tags["sweep.id"] == store.id

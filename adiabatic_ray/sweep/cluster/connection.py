@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,9 @@ for _name in ("ray", "ray.tune", "ray.train"):  # after the import of Ray, which
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 CONNECT_TIMEOUT = 10  # seconds
+# Bytes that a socket's path may have on every system, and those of its part below the folder for temporary files:
+# /ray/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store
+LONGEST_PATH, LONGEST_SOCKET = 103, 70
 
 
 @contextlib.contextmanager
@@ -45,13 +49,30 @@ def connected() -> Iterator[bool]:
         except OSError as error:
             raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
     else:
-        ray.init(address="local", include_dashboard=False, **options)
+        ray.init(address="local", include_dashboard=False, _temp_dir=_short_folder(), **options)
     if threading.current_thread() is threading.main_thread():  # no other thread can set handlers
         signal.signal(signal.SIGTERM, on_sigterm)  # `ray.init` sets its own, which exits at once
     try:
         yield not address
     finally:
         ray.shutdown()
+
+
+def _short_folder() -> str | None:
+    """A folder for a local cluster's sockets, where that for temporary files has too long a name; else `None`.
+
+    Raises:
+        ResourceError: there is no other folder.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) + LONGEST_SOCKET <= LONGEST_PATH:
+        return None
+    if not os.access("/tmp", os.W_OK):  # noqa: S108 - the folder below is this user's own
+        raise errors.ResourceError(
+            f"the folder for temporary files, {usual}, has too long a name for Ray's sockets "
+            f"({LONGEST_PATH - LONGEST_SOCKET} bytes at most), and /tmp cannot be written. Set TMPDIR to a shorter one."
+        )
+    return f"/tmp/ray-{os.getuid()}"  # noqa: S108
 
 
 def _knock(address: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,20 @@ def test_errors_of_tasks() -> None:
         result_of(broken)
     with pytest.raises(errors.SweepError, match=r"the process that embeds and exports died .*run the same command"):
         result_of(killed)
+
+
+@pytest.mark.slow
+def test_a_folder_for_temporary_files_with_a_long_name(tmp_path: Path) -> None:
+    """Ray's sockets do not fit into it: without a shorter one it ends with a stack trace."""
+    long = tmp_path / ("long-" * 20)
+    long.mkdir()
+    program = """
+import ray
+from adiabatic_ray.sweep.cluster import connection
+with connection.connected():
+    print(ray.get(ray.remote(lambda: 7).remote()))
+"""
+    done = run(program, TMPDIR=str(long))
+    assert done.stdout == "7\n", done.stderr
+    plain = run("import ray; ray.init(address='local', include_dashboard=False)", TMPDIR=str(long))
+    assert plain.returncode != 0
