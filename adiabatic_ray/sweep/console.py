@@ -41,8 +41,7 @@ class Console:
             self._rich.width = LOG_WIDTH
         self._live: rich.live.Live | None = None
         self._done_before: int | None = None  # trials that had ended before those of this run began
-        self._trials_began = self._began
-        self._began = time.monotonic()
+        self._began = self._trials_began = time.monotonic()
         self._filled: dict[tuple[str, str], int] = {}
 
     def say(self, text: str) -> None:
