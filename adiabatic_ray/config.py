@@ -20,6 +20,8 @@ Scalar = float | int | str | bool
 
 Column = Literal["query", "positive", "negative", "premise", "hypothesis", "label", "language", "id"]
 
+Layout = Literal["triplets", "xnli", "beir", "miracl", "mmarco", "msmarco_triples", "msmarco_ids", "msmarco_qrels"]
+
 # pydantic reads this from the dataclasses when a file is loaded, and when `schema` asks for their JSON schema.
 STRICT = {"extra": "forbid"}
 
@@ -166,6 +168,8 @@ class Source:
     """The hub's word for a subset of a data set, such as `all_languages` of `facebook/xnli`."""
     revision: str | None = None
     """Branch, tag or commit on the hub; its main branch unless given."""
+    layout: Layout | None = None
+    """What the data are, where their names and columns do not say so or say several; `msmarco_*` have no header."""
     split: str | None = None
     """In the hub's notation (`train[:2000]`), for local files too; also of a BEIR folder's queries (`test[:50%]`)."""
     columns: dict[Column, str] = field(default_factory=dict)

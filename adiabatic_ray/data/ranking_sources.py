@@ -28,6 +28,7 @@ import numpy as np
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import sets, stored, tables
 
+LAYOUTS = ("beir", "miracl", "mmarco", "msmarco_qrels")
 QREL_COLUMNS = ("query-id", "corpus-id", "score")
 
 Tables: TypeAlias = Mapping[str, datasets.Dataset]  # of `corpus`, `queries` and `qrels`
@@ -40,15 +41,17 @@ def of_files(name: str, source: config.Source, seed: int) -> sets.Ranking | None
     Raises:
         DataError: a part of the set is missing or damaged.
     """
-    path = Path(source.path)
-    if path.is_dir() and tables.file(path, "corpus"):
+    path, named = Path(source.path), source.layout
+    if path.is_dir() and tables.file(path, "corpus") and named in (None, "beir"):
         return _ranking(name, source, _of_folder(name, path, source.split), seed)
     if path.is_dir():
-        for layout in (_beir_folders, _miracl_folders, _mmarco_files):
-            if readers := layout(name, path, source.split):
+        for layout, find in (("beir", _beir_folders), ("miracl", _miracl_folders), ("mmarco", _mmarco_files)):
+            if named in (None, layout) and (readers := find(name, path, source.split)):
                 return _in_languages(name, source, readers, seed)
-    if path.is_file() and tables.plain_name(path).startswith("qrels."):
-        return _ranking(name, dataclasses.replace(source, split=None), _beside(name, path), seed)
+    if path.is_file() and (
+        named == "msmarco_qrels" or (named is None and tables.plain_name(path).startswith("qrels."))
+    ):
+        return _ranking(name, dataclasses.replace(source, split=None), _beside(name, path, named), seed)
     return None
 
 
@@ -281,20 +284,13 @@ def _of_folder(name: str, folder: Path, split: str | None) -> Tables:
     return read
 
 
-def _beside(name: str, qrels: Path) -> Tables:
-    """The tables of MS MARCO's own files: the queries of `qrels.dev.small.tsv` are `queries.dev.small` or `.dev`."""
-    parts = tables.plain_name(qrels).split(".")[1:-1]
-    stems = [f"queries.{'.'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
-    found = {
-        "corpus": tables.file(qrels.parent, "collection"),
-        "queries": next((path for stem in stems if (path := tables.file(qrels.parent, stem))), None),
-        "qrels": qrels,
-    }
-    for stem, path in found.items():
-        if path is None:
-            wanted = "collection.tsv" if stem == "corpus" else f"{stems[0]}.tsv"
-            raise errors.DataError(f"{name}: {qrels.parent} lacks `{wanted}`, which belongs to {qrels.name}.")
-    return _of_parts(name, {stem: path for stem, path in found.items() if path})
+def _beside(name: str, qrels: Path, layout: config.Layout | None) -> Tables:
+    """The tables of MS MARCO's own files: the judgements, with the collection and the queries beside them."""
+    corpus = tables.file(qrels.parent, "collection")
+    if corpus is None:
+        raise errors.DataError(f"{name}: {qrels.parent} lacks `collection.tsv`, which belongs to {qrels.name}.")
+    read = _of_parts(name, {"corpus": corpus, "queries": tables.queries_beside(name, qrels)})
+    return {**read, "qrels": tables.read(f"{name} (qrels)", config.Source(path=str(qrels), layout=layout))}
 
 
 def _judgements(

@@ -35,6 +35,13 @@ HEADERS: dict[str, tuple[str, ...]] = {
 }
 
 
+OF_LAYOUT = {
+    "msmarco_triples": HEADERS["triples.*.tsv"],
+    "msmarco_ids": HEADERS["qidpidtriples.*.tsv"],
+    "msmarco_qrels": TREC_COLUMNS,
+}
+
+
 def is_hub_id(path: str) -> bool:
     """Whether a path names a data set on the hub: it has the form `owner/name`, and no such file exists."""
     looks_local = path.startswith((".", "/")) or ending(Path(path)) in FORMATS
@@ -61,13 +68,14 @@ def read(name: str, source: config.Source) -> datasets.Dataset:
     if path.is_file():
         if not path.stat().st_size:
             raise errors.DataError(f"{name}: {path} is empty.")
-        kind = FORMATS.get(ending(path))
+        columns = OF_LAYOUT.get(source.layout or "")
+        kind = "csv" if columns else FORMATS.get(ending(path))
         if kind is None:
             raise errors.DataError(
                 f"{name}: {path} has an unknown type; expected a file ending in {', '.join(FORMATS)}, or in one of "
                 f"these and {' or '.join(COMPRESSED)}."
             )
-        options = _csv_options(name, path) if kind == "csv" else {}
+        options = _csv_options(name, path, columns) if kind == "csv" else {}
         return _load_dataset(name, source, kind, data_files=str(path), **options)
     if not path.is_dir() and not is_hub_id(source.path):
         raise errors.DataError(
@@ -83,9 +91,14 @@ def read_trec(name: str, source: config.Source) -> datasets.Dataset:
     return _load_dataset(name, source, "csv", data_files=source.path, quoting=csv.QUOTE_NONE, **options)
 
 
-def _csv_options(name: str, path: Path) -> dict[str, Any]:
-    """Options that read every cell of a comma- or tab-separated file as text: `NA` and `007` stay as they are."""
-    tabs = ending(path) == ".tsv"  # tab-separated collections hold bare quotation marks; comma-separated ones quote
+def _csv_options(name: str, path: Path, columns: tuple[str, ...] | None) -> dict[str, Any]:
+    """Options that read every cell of a comma- or tab-separated file as text: `NA` and `007` stay as they are.
+
+    A file of `columns` is tab-separated and has no header, or that one.
+    """
+    tabs = (
+        columns is not None or ending(path) == ".tsv"
+    )  # tab-separated collections hold bare quotation marks; comma-separated ones quote
     options: dict[str, Any] = {
         "sep": "\t" if tabs else ",",
         "quoting": csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
@@ -96,7 +109,11 @@ def _csv_options(name: str, path: Path) -> dict[str, Any]:
         first = pd.read_csv(path, nrows=1, header=None, dtype=str, **options).iloc[0].tolist()
     except (UnicodeDecodeError, ValueError) as error:
         raise errors.DataError(f"{name}: cannot read {path}: {_root_cause(error)}") from error
-    header = _known_header(path, first)
+    if columns and len(columns) != len(first):
+        raise errors.DataError(
+            f"{name}: {path} has {len(first)} columns, and its layout has {len(columns)}: {config.listed(columns)}."
+        )
+    header = (columns if not set(columns) & set(first) else None) if columns else _known_header(path, first)
     if header:
         options |= {"header": None, "names": list(header)}
     options["features"] = datasets.Features({column: datasets.Value("string") for column in header or first})
@@ -153,6 +170,23 @@ def file(folder: Path, stem: str, endings: Iterable[str] = FORMATS) -> Path | No
     """The file `folder/stem` in the first format that exists, compressed or not."""
     names = (f"{stem}{one}{compression}" for one in endings for compression in ("", *COMPRESSED))
     return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def queries_beside(name: str, path: Path) -> Path:
+    """MS MARCO's queries that belong to a file: to `qrels.dev.small.tsv` `queries.dev.small` or `.dev`, else the only.
+
+    Raises:
+        DataError: there are none, or several that may be meant.
+    """
+    parts = plain_name(path).split(".")[1:-1]
+    stems = [f"queries.{'.'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
+    of_its_part = next((found for stem in stems if (found := file(path.parent, stem))), None)
+    every = [one for one in sorted(path.parent.glob("queries.*")) if ending(one) == ".tsv"]
+    if of_its_part is None and len(every) != 1:
+        wanted = f"{stems[0] if stems else 'queries'}.tsv"
+        several = f" It has {config.listed(one.name for one in every)}." if every else ""
+        raise errors.DataError(f"{name}: {path.parent} lacks `{wanted}`, which belongs to {path.name}.{several}")
+    return of_its_part or every[0]
 
 
 def require_columns(name: str, path: str, present: Sequence[str], wanted: Sequence[str]) -> None:

@@ -148,10 +148,12 @@ def _by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) 
     query_ids, positive_ids, negative_ids = ([tables.identity(i) for i in rows[column][:]] for column in ID_COLUMNS)
     wanted_queries, wanted_passages = set(query_ids), {*positive_ids, *negative_ids}
     if Path(source.path).is_file():
-        folder = Path(source.path).parent
-        part = Path(source.path).name.split(".")[1]
-        queries = _beside(name, folder, f"queries.{part}", wanted_queries)
-        corpus = _beside(name, folder, "collection", wanted_passages)
+        path = Path(source.path)
+        queries = _texts_in(name, tables.queries_beside(name, path), wanted_queries)
+        collection = tables.file(path.parent, "collection")
+        if collection is None:
+            raise errors.DataError(f"{name}: {path.parent} lacks `collection.tsv`, which belongs to {path.name}.")
+        corpus = _texts_in(name, collection, wanted_passages)
     else:
         queries = _of_subset(name, source, "queries", ("query_id", "query"), wanted_queries)
         corpus = _of_subset(name, source, "corpus", ("passage_id", "passage"), wanted_passages)
@@ -162,12 +164,10 @@ def _by_id(name: str, source: config.Source, rows: datasets.Dataset, seed: int) 
     return _with_embeddings(source, _build(name, source.path, texts), corpus)
 
 
-def _beside(name: str, folder: Path, stem: str, wanted: set[str]) -> dict[str, str]:
-    """The texts of the wanted ids from a file of MS MARCO's, which lies beside the triplets."""
-    path = tables.file(folder, stem)
-    if path is None:
-        raise errors.DataError(f"{name}: {folder} lacks `{stem}.tsv`, which has the texts of the triplets' ids.")
-    return _texts_by_id(name, tables.read(f"{name} ({stem})", config.Source(path=str(path))), ("_id", "text"), wanted)
+def _texts_in(name: str, path: Path, wanted: set[str]) -> dict[str, str]:
+    """The texts of the wanted ids from a file of MS MARCO's."""
+    table = tables.read(f"{name} ({path.name})", config.Source(path=str(path)))
+    return _texts_by_id(name, table, ("_id", "text"), wanted)
 
 
 def _of_subset(

@@ -542,6 +542,30 @@ def test_ms_marcos_own_ranking_set(tmp_path: Path) -> None:
         load_ranking(tmp_path / "qrels.dev.small.tsv")
 
 
+def test_layouts_that_are_named(tmp_path: Path) -> None:
+    """Files with names of their own, which say nothing of what they are."""
+    paths = triplet_layouts(tmp_path)
+    own = paths["ms marco's texts"].rename(tmp_path / "mine.txt")
+    assert triplets_of(load_triplets(own, layout="msmarco_triples")) == FEW
+    ids = tmp_path / "msmarco" / "ids.tsv"
+    ids.write_bytes(gzip.decompress(paths["ms marco's ids"].read_bytes()))
+    assert triplets_of(load_triplets(ids, layout="msmarco_ids")) == FEW
+    with pytest.raises(errors.DataError, match=r"ids.tsv has 3 columns, and its layout has 4: `query-id`, `iteration`"):
+        load(ids, sets.Ranking, layout="msmarco_qrels")
+    judged = tmp_path / "msmarco" / "judged.txt"
+    judged.write_text("q0 0 0 1\n".replace(" ", "\t"))
+    read = load(judged, sets.Ranking, layout="msmarco_qrels")
+    assert read.judgements == [{0: 1}]
+    (tmp_path / "msmarco" / "queries.dev.tsv").write_text("q9\tWho?\n")
+    message = r"lacks `queries.tsv`, which belongs to ids.tsv. It has `queries.dev.tsv`, `queries.train.tsv`"
+    with pytest.raises(errors.DataError, match=message):
+        load_triplets(ids, layout="msmarco_ids")
+    with pytest.raises(errors.DataError, match=r"anchor.parquet is no data set in the layout `beir`"):
+        load(paths["anchor"], sets.Ranking, layout="beir")
+    with pytest.raises(errors.DataError, match=r"anchor.parquet lacks the columns `premise`, `hypothesis`, `label`"):
+        load(paths["anchor"], sets.Ranking, layout="xnli")
+
+
 def test_trec_judgements_in_a_beir_folder(tmp_path: Path) -> None:
     folder = in_language(tmp_path / "b", "any", 3)
     plain = load_ranking(folder)
