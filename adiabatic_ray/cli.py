@@ -286,6 +286,22 @@ def leaderboard(options: Options) -> None:
 
 
 @_command(
+    "compare sweeps: settings that differ, and winners with paired tests on the same confirmation sets",
+    _argument("sweeps", metavar="SWEEP", nargs="+", help="two or more sweeps' folders or files"),
+    _argument("--out", type=Path, metavar="FILE", help="also write one page of HTML"),
+)
+def compare(options: Options) -> None:
+    from adiabatic_ray.report import comparison
+    from adiabatic_ray.sweep import lookup
+
+    compared = comparison.compare([lookup.find(one) for one in options.sweeps])
+    console = _console()
+    console.compared(compared)
+    if options.out:
+        console.say(f"page: {comparison.write(compared, options.out)}")
+
+
+@_command(
     "print the state of a sweep, also while it runs",
     SWEEP,
     _argument("--address", metavar="URL", help="print the state of its job on this cluster; SWEEP is a name or file"),

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -792,6 +792,15 @@ def choices(config: Mapping[str, Scalar]) -> dict[str, Any]:
 def resolved(sweep: Sweep) -> dict[str, Any]:
     """The sweep as nested plain values, defaults included: what is stored and tracked."""
     return dataclasses.asdict(sweep)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of resolved settings by their dotted keys, without those that say nothing."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        elif value not in (None, {}, []):
+            yield f"{prefix}{key}", value
 
 
 # What may change between two runs of one sweep: how long, where and on what it runs, not what a trial is.

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 COMMANDS = [
     *("sweep", "validate", "schema", "embed", "train", "evaluate"),
-    *("submit", "stop", "logs", "report", "ui", "leaderboard", "status", "confirm", "export", "completion"),
+    *("submit", "stop", "logs", "report", "ui", "leaderboard", "compare", "status", "confirm", "export", "completion"),
 ]
 
 

@@ -188,7 +188,7 @@ class Benchmark:
         outcomes = self._outcomes(readings)
         for key, outcome in outcomes.items():
             if outcome.dim() == 1 or (self.objective and key == self.objective.key):
-                metrics[f"p_value/{key}"] = self._p_value(key, outcome)
+                metrics[f"p_value/{key}"] = significance.p_value(self._evidence(key, outcome))
         if self.objective:
             metrics["p_value"] = metrics[f"p_value/{self.objective.key}"]
         needed = {one.data for one in self._roles()}
@@ -204,15 +204,6 @@ class Benchmark:
             if isinstance(reading, ranking.Found)
             for metric in dict.fromkeys([*ranking.MEASURES, *self._named_metrics(name)])
         }
-
-    def _p_value(self, key: str, outcome: Tensor) -> float:
-        """The p-value of a change: exact for triplets, by randomization for metrics, clustered by premise for XNLI."""
-        change = self._evidence(key, outcome).change
-        if outcome.dim() > 1:
-            return significance.clustered(change)
-        if outcome.dtype == torch.bool:
-            return significance.mcnemar(int((change > 0).sum()), int((change < 0).sum()))
-        return significance.randomization(change)
 
     def _compare(self, readings: Mapping[str, Reading], outcomes: Mapping[str, Tensor]) -> Measurement:
         """Compare outcomes with the untouched encoder's."""

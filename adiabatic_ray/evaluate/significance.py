@@ -66,6 +66,16 @@ def clustered(change: Tensor) -> float:
     return 2 * NormalDist().cdf(-abs(float(_degradation_z(change.double().flatten(1).sum(1, keepdim=True)))))
 
 
+def p_value(evidence: Evidence) -> float:
+    """Two-tailed p-value of a change: exact for triplets, by randomization for metrics, clustered for XNLI."""
+    change = evidence.change
+    if change.dim() > 1:
+        return clustered(change)
+    if evidence.base.dtype == torch.bool:
+        return mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+    return randomization(change)
+
+
 @dataclass(frozen=True)
 class Violation:
     """The constraint of one encoder against the untouched one, and what it is made of.

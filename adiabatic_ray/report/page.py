@@ -109,16 +109,21 @@ def _cell(value: object) -> Cell:
     return str(value), ""
 
 
-@functools.cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+    return environment().get_template("page.html")
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates of all pages, with what turns values into words."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "percent": lambda value: "" if value is None else f"{value:+.2f}%",
         "signed": lambda value: "" if value is None else f"{value:+.2f}",
         "p_value": lambda value: "" if value is None else f"{value:.2g}",
@@ -127,8 +132,8 @@ def _template() -> jinja2.Template:
         "pair": pair,
         "configuration": naming.configuration,
     }
-    environment.globals["SIGNIFICANT"] = SIGNIFICANT
-    return environment.get_template("page.html")
+    made.globals["SIGNIFICANT"] = SIGNIFICANT
+    return made
 
 
 def pair(label: str) -> str:

@@ -20,6 +20,7 @@ from adiabatic_ray.evaluate.benchmark import Measurement
 from adiabatic_ray.evaluate.comparison import Comparison
 from adiabatic_ray.evaluate.embedded_data import EmbeddingProgress
 from adiabatic_ray.report import tables
+from adiabatic_ray.report.comparison import Comparison as SweepComparison
 from adiabatic_ray.train.trial import Progress
 from adiabatic_ray.trials import naming
 from adiabatic_ray.trials.record import TrialRecord, best, ranked, tuned
@@ -244,6 +245,32 @@ class Console:
             )
         self.say("\ntrained again with fresh seeds, measured on the confirmation sets")
         self._rich.print(table)
+
+    def compared(self, sweeps: SweepComparison) -> None:
+        """Print sweeps side by side: what each hands over, paired tests of that, and the settings that differ."""
+        for one in sweeps.winners:
+            if one.record is None or one.record.candidate is None:
+                self.say(f"{one.sweep}: hands over nothing")
+                continue
+            confirmed = one.record.confirmation.get("gain")
+            self.say(
+                f"{one.sweep}: trial {one.record.number}, gain {one.record.candidate.gain:+.2f}%"
+                + ("" if confirmed is None else f", {confirmed:+.2f}% confirmed")
+                + f"  [{naming.configuration(one.record)}]"
+            )
+        table = rich.table.Table(box=None, pad_edge=False, header_style="bold")
+        for head in ("sweep", "confirmation set", f"better than {sweeps.sweeps[0]}", "p"):
+            table.add_column(head, overflow="fold")
+        for pair in sweeps.paired:
+            numbers = [_number(pair.improvement, "+.2f") + "%", _number(pair.p_value, ".1e")]
+            table.add_row(
+                *map(rich.markup.escape, (pair.sweep, pair.data, *([pair.reason, ""] if pair.reason else numbers)))
+            )
+        self.say("")
+        self._rich.print(table)
+        self.say("\nsettings that differ" if sweeps.settings else "\nno settings differ")
+        for key, values in sweeps.settings:
+            self.say(f"  {key}: {'; '.join(value or 'none' for value in values)}")
 
     def status(self, state: Mapping[str, Any]) -> None:
         """Print the state of a sweep: its trials by state, the best one, and the unfinished ones."""

@@ -143,7 +143,7 @@ class MlflowRuns:
     def _describe_parent(self, run_id: str) -> None:
         """Log the sweep's settings and data sets. If this is cut off, the next process repeats all of it, safely."""
         settings = config.resolved(self.store.sweep)
-        flat = _flatten({key: value for key, value in settings.items() if key != "mlflow"})
+        flat = dict(config.flat({key: value for key, value in settings.items() if key != "mlflow"}))
         self.client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in list(flat.items())[:100]])
         self.client.log_dict(run_id, settings, "sweep.json")
         if self.datasets:
@@ -247,16 +247,6 @@ def _metrics(metrics: Mapping[str, float], when: float, step: int) -> list[Metri
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        if isinstance(entry, Mapping) and entry:
-            flat |= _flatten(entry, f"{prefix}{key}.")
-        elif entry not in (None, {}, []):
-            flat[f"{prefix}{key}"] = entry
-    return flat
 
 
 def _versions() -> dict[str, str]:
