@@ -228,9 +228,8 @@ def _index(name: str, source: config.Embeddings) -> tuple[Any, Any]:
     try:
         import faiss
     except ImportError as error:
-        raise errors.DataError(
-            f"{name}: to read {source.path}, install FAISS: pip install 'adiabatic-ray[faiss]'"
-        ) from (error)
+        extra = "pip install 'adiabatic-ray[faiss]'"
+        raise errors.DataError(f"{name}: {source.path} is read with FAISS, which is not installed: {extra}") from error
     whole = faiss.read_index(source.path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     index: Any = faiss.downcast_index(whole)
     ids = None

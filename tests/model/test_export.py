@@ -47,6 +47,7 @@ def shifted(encoder: Encoder, amount: float, part: str = "layer.1") -> Displacem
     return displacement
 
 
+@pytest.mark.slow
 def test_exported_encoder_embeds_as_base_plus_displacement(encoder: Encoder, tmp_path: Path) -> None:
     weights = shifted(encoder, 0.01).weights()
     expected = encoder.encode(TEXTS, "query", weights)

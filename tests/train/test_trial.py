@@ -225,6 +225,7 @@ def test_a_mask_that_does_not_fit_is_an_error(run: Run) -> None:
         next(run(freeze="layer.7"))
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_a_result(pocket: Path) -> None:
     """A process whose address space is limited, and a batch that does not fit into it."""
     program = f"""
