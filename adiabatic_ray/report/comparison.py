@@ -12,7 +12,6 @@ import torch
 from adiabatic_ray import config, errors
 from adiabatic_ray.evaluate import outcomes, significance
 from adiabatic_ray.evaluate.evidence import Evidence
-from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.report import page
 from adiabatic_ray.report.assurance import Assurance
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
@@ -105,7 +104,7 @@ def _paired(
         yield Paired(name, "", None, None, "one of them hands over nothing")
         return
     base_a, base_b, tuned_a, tuned_b = (
-        outcomes.load(store.folder.trial(number).confirmation_outcomes) or Outcomes({}, {})
+        outcomes.load(store.folder.trial(number).confirmation_outcomes) or outcomes.Outcomes({}, {})
         for store, number in ((store_a, UNTOUCHED), (store_b, UNTOUCHED), (store_a, a.number), (store_b, b.number))
     )
     keys = list(base_a.by_scale.get(1.0, {}))

@@ -18,10 +18,11 @@ from adiabatic_ray.model import encoder, freezing
 from adiabatic_ray.search import space
 from adiabatic_ray.sweep import session
 from adiabatic_ray.sweep.cluster import nodes, resources
-from adiabatic_ray.train import trial
+from adiabatic_ray.train import memory, trial
 
 PROBE_STEPS = 5
 PROBE_TEXTS = 64
+PROBE_QUERIES = 2000  # of which the longest is looked for
 
 
 def lines(sweep: config.Sweep) -> Iterator[str]:
@@ -40,6 +41,7 @@ def lines(sweep: config.Sweep) -> Iterator[str]:
     if model is not None and data is not None:
         yield from _stored_lines(data, model)
         yield from _power_lines(sweep, data, model)
+        yield _memory(sweep, data, model)
         if plan is not None:
             yield _time(sweep, plan, data, model)
 
@@ -164,6 +166,24 @@ def _shown(choices: config.Range | list[config.Scalar]) -> str:
     scale = ", on a log scale" if choices.log else ""
     step = f", in steps of {choices.step:g}" if choices.step else ""
     return f"{choices.low:g} to {choices.high:g}{scale}{step}"
+
+
+def _memory(sweep: config.Sweep, data: embedded_data.Data, model: encoder.Encoder) -> str:
+    """The memory of a trial, counted for the largest batch of the longest queries and the mask that freezes least."""
+    settings = _heaviest(sweep)
+    masks = [freezing.trainable(mask, model.parameters, model.roles) for mask in space.masks(sweep)]
+    longest = max(map(len, model.tokenize(data.train.queries[:PROBE_QUERIES], "query")))
+    one = memory.of_step(model, max(masks, key=lambda names: _count(model, names)), settings.batch_size, longest)
+    passages = 4 * len(data.train.passages) * model.dimension
+    return (
+        f"memory of a trial, counted: {_gib(one.total + passages)} with {settings.batch_size} queries of {longest} "
+        f"tokens ({_gib(one.weights)} weights, {_gib(one.displacement)} displacement and optimiser, "
+        f"{_gib(one.activations)} activations, {_gib(passages)} passages); a GPU needs half a gigabyte beside it"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"
 
 
 def _time(sweep: config.Sweep, plan: resources.Plan, data: embedded_data.Data, model: encoder.Encoder) -> str:
