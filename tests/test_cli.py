@@ -156,7 +156,7 @@ def test_validate_prints_the_plan_and_starts_nothing(
     )
     total = f"{sum(weight.numel() for weight in encoder.parameters.values()):,}"
     assert f"mask none: trains {total} of {total} parameters" in out
-    assert "selection xnli: 20 xnli, 140 query texts" in out
+    assert "selection xnli: 20 premises, 140 query texts" in out
     assert re.search(r"time on this machine: about \d+ s a trial, \d+ s in all", out)
     assert f"{path} is valid" in out
     assert not (tmp_path / "runs").exists()

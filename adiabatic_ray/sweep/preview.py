@@ -88,7 +88,7 @@ def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data 
         dropped = "".join(f", dropped {count:,} with {reason}" for reason, count in dataset.dropped.items())
         label = f"{context} {name}".strip()
         yield (
-            f"{label}: {len(dataset):,} {type(dataset).__name__.lower()}, {len(dataset.queries):,} query texts and "
+            f"{label}: {len(dataset):,} {dataset.unit}, {len(dataset.queries):,} query texts and "
             f"{len(dataset.passages):,} passage texts{dropped}"
         )
     return data

@@ -40,7 +40,7 @@ def test_a_sweep_is_described_and_nothing_is_written(load_sweep: Load, tmp_path:
     assert line(lines, "  batch_size:") == "  batch_size: 8, 16"
     # As many texts as the files hold, counted apart.
     assert line(lines, "train:").startswith("train: 200 triplets, ")
-    assert line(lines, "selection xnli:") == "selection xnli: 20 xnli, 140 query texts and 420 passage texts"
+    assert line(lines, "selection xnli:") == "selection xnli: 20 premises, 140 query texts and 420 passage texts"
     assert line(lines, "confirmation questions:").startswith("confirmation questions: 100 triplets, ")
     assert not (tmp_path / "runs").exists()
 
