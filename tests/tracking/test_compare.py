@@ -44,8 +44,8 @@ def test_the_compare_page_and_the_parents_link(browser: Browser, tmp_path: Path)
         chosen_runs = json.dumps([runs[str(number)].info.run_id for number in (1, 2)])
         tab.goto(f"{uri}/#/compare-runs?runs={chosen_runs}&experiments={json.dumps([experiment])}")
         for text in (
-            "s trial 1",
-            "s trial 2",
+            runs["1"].info.run_name,
+            runs["2"].info.run_name,
             "learning_rate",
             "3e-07",
             "log10_learning_rate",

@@ -43,6 +43,7 @@ def test_the_address_opens_on_this_sweeps_trials(browser: Browser, tmp_path: Pat
     runs = mirrored.open_runs(store)
     runs.sync(ending=True)
     runs.close("FINISHED")
+    first = tracked.runs(store.sweep)["1"].info.run_name
     command = [sys.executable, "-m", "adiabatic_ray", "ui", str(store.folder.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -54,7 +55,7 @@ def test_the_address_opens_on_this_sweeps_trials(browser: Browser, tmp_path: Pat
             for name in ("runs", "charts", "compared"):
                 tab.goto("about:blank")
                 tab.goto(pages[name])
-                tab.get_by_text("s trial 1").first.wait_for(timeout=PATIENCE)
+                tab.get_by_text(first).first.wait_for(timeout=PATIENCE)
                 tab.screenshot(path=str(tmp_path / f"{name}.png"))
             tab.context.close()
         finally:
