@@ -32,21 +32,22 @@ def measure(name: str, texts: Sequence[str], placed: Stored, store: Store, model
     chosen = _sample(placed.rows)
     some, rows = [texts[i] for i in chosen], placed.rows[chosen]
     stored = store.read(rows)
-    agreement = _agreement(model, some, stored, store)
+    own = model.encode(some, "passage")
+    agreement = _agreement(own, stored, store)
     least = expected(store)
     if agreement < least:
-        cause = _cause(model, some, rows, stored, store)
+        cause = _cause(model, some, own, rows, stored, store)
         raise errors.DataError(
             f"{name}: the embeddings in {store.source.path} are not those of this encoder: the median cosine of "
             f"{len(chosen)} passages is {agreement:.4f}, and at least {least} is expected. {cause}"
         )
     if model.similarity != "cosine" and store.precision != "binary":
-        own, theirs = (float(one.norm(dim=1).median()) for one in (model.encode(some, "passage"), stored))
-        if abs(theirs / own - 1) > LENGTH_TOLERANCE:
+        length, theirs = (float(one.norm(dim=1).median()) for one in (own, stored))
+        if abs(theirs / length - 1) > LENGTH_TOLERANCE:
             raise errors.DataError(
-                f"{name}: the model ranks by dot products, and its embeddings have a length of {own:.3g}, but those in "
-                f"{store.source.path} have {theirs:.3g}: they were normalised, or scaled. If your system ranks by "
-                "cosines, give `model.similarity: cosine`."
+                f"{name}: the model ranks by dot products, and its embeddings have a length of {length:.3g}, but "
+                f"those in {store.source.path} have {theirs:.3g}: they were normalised, or scaled. If your system "
+                "ranks by cosines, give `model.similarity: cosine`."
             )
     return agreement
 
@@ -61,35 +62,32 @@ def _sample(rows: Rows) -> Rows:
     return np.sort(np.random.default_rng(0).choice(there, min(SAMPLE, len(there)), replace=False))
 
 
-def _agreement(model: Encoder, texts: Sequence[str], stored: Tensor, store: Store) -> float:
-    own = model.encode(texts, "passage")
-    return float(_cosines(own, stored, store).median())
+def _agreement(own: Tensor, stored: Tensor, store: Store) -> float:
+    """The median cosine of the pairs of rows."""
+    return float(torch.nn.functional.cosine_similarity(_as_stored(own, store), stored, dim=1).median())
 
 
-def _cosines(own: Tensor, stored: Tensor, store: Store) -> Tensor:
-    """The cosine of each pair of rows. Bits are compared with the encoder's own bits."""
-    own = (own > 0).float() * 2 - 1 if store.precision == "binary" else own
-    return torch.nn.functional.cosine_similarity(own, stored, dim=1)
+def _as_stored(own: Tensor, store: Store) -> Tensor:
+    """The encoder's own embeddings, or their bits where bits are stored."""
+    return (own > 0).float() * 2 - 1 if store.precision == "binary" else own
 
 
-def _cause(model: Encoder, texts: Sequence[str], rows: Rows, stored: Tensor, store: Store) -> str:
+def _cause(model: Encoder, texts: Sequence[str], own: Tensor, rows: Rows, stored: Tensor, store: Store) -> str:
     """The first of the usual causes with which the embeddings agree, and the way out."""
     least = expected(store)
-    own = model.encode(texts, "passage")
     for shift in SHIFTS:
         there = (rows + shift >= 0) & (rows + shift < store.count)
         moved = store.read(rows[there] + shift)
-        if len(moved) and float(_cosines(own[torch.from_numpy(there)], moved, store).median()) >= least:
+        if len(moved) and _agreement(own[torch.from_numpy(there)], moved, store) >= least:
             return (
                 f"They agree when each passage is {abs(shift)} row{'s' if abs(shift) > 1 else ''} "
                 f"{'later' if shift > 0 else 'earlier'}: the rows are shifted, such as by a header that became one."
             )
-    bits = (own > 0).float() * 2 - 1 if store.precision == "binary" else own
-    nearest = torch.nn.functional.normalize(bits) @ torch.nn.functional.normalize(stored).T
+    nearest = torch.nn.functional.normalize(_as_stored(own, store)) @ torch.nn.functional.normalize(stored).T
     if float(nearest.max(dim=1).values.median()) >= least:
         return "They agree in another order: give `embeddings.ids`, a file with the passage's id for each row."
     for varied, cause in _variants(model):
-        if _agreement(varied, texts, stored, store) >= least:
+        if _agreement(varied.encode(texts, "passage"), stored, store) >= least:
             return f"They agree {cause}"
     return (
         "No other prompt, maximum length, pooling or order of the rows explains it, so another model or another "

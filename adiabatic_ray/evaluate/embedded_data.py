@@ -165,14 +165,20 @@ class EmbeddingBuilder:
         missing = [i for i, table in enumerate(tables) if table is None]
         stream = itertools.groupby(self._embed([(wanted[i].side, wanted[i].texts) for i in missing]), key=_position)
         for position, i in enumerate(missing):
-            tables[i] = yield from self._fill(wanted[i], _of_table(stream, position))
+            fingerprint = self._fingerprints[wanted[i].side]
+            tables[i] = yield from self._fill(wanted[i], fingerprint, _of_table(stream, position))
         return [table for table in tables if table is not None]
 
-    def _fill(self, wanted: _Wanted, blocks: Iterable[Tensor]) -> Generator[EmbeddingProgress, None, cache.Table]:
-        filling = cache.fill(self.root, self._fingerprints[wanted.side], wanted.texts, blocks, self.encoder.dimension)
+    def _fill(
+        self, wanted: _Wanted, fingerprint: str, blocks: Iterable[Tensor], *, copied: bool = False
+    ) -> Generator[EmbeddingProgress, None, cache.Table]:
+        """Fill a table. Of one that is only copied, nothing is embedded, so that only its notes are progress."""
+        filling = cache.fill(self.root, fingerprint, wanted.texts, blocks, self.encoder.dimension)
         while True:
             try:
-                yield EmbeddingProgress(wanted.name, wanted.side, next(filling))
+                progress = next(filling)
+                if progress.note or not copied:
+                    yield EmbeddingProgress(wanted.name, wanted.side, progress)
             except StopIteration as done:
                 table: cache.Table = done.value
                 return table
@@ -202,15 +208,7 @@ class EmbeddingBuilder:
             (own,) = yield from self._tables([_Wanted(wanted.name, wanted.side, lacking)])
         fingerprint = f"{self._fingerprints[wanted.side]} {store.digest()} {placed.digest()}"
         blocks = _blocks(store, placed, own.open() if own else None, unit=unit)
-        filling = cache.fill(self.root, fingerprint, wanted.texts, blocks, store.dimension)
-        while True:
-            try:
-                progress = next(filling)
-                if progress.note:
-                    yield EmbeddingProgress(wanted.name, wanted.side, progress)
-            except StopIteration as done:
-                table: cache.Table = done.value
-                return table
+        return (yield from self._fill(wanted, fingerprint, blocks, copied=True))
 
     def _embed_here(self, texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
         for position, (side, own) in enumerate(texts):

@@ -59,7 +59,7 @@ def compare(stores: Sequence[TrialStore]) -> Comparison:
     """
     if len(stores) < 2:
         raise errors.SweepError("nothing to compare with: name two sweeps or more.")
-    names = [f"{store.sweep.name}" for store in stores]
+    names = [store.sweep.name for store in stores]
     if len(set(names)) < len(names):  # of several storages
         names = [str(store.folder.path) for store in stores]
     winners = [best(store.records.values()) for store in stores]

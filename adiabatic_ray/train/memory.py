@@ -37,16 +37,11 @@ def of_step(encoder: Encoder, names: Sequence[str], batch: int, tokens: int) -> 
     displacement = Displacement(encoder, names)
     weights = displacement.weights()
     features = encoder.collate([encoder.tokenize(["a"], "query")[0][:1] * tokens] * batch)
-    modules = dict.fromkeys(encoder.sides.values())
-    every = {name: p for i, module in enumerate(modules) for name, p in _named(module, i)}
-    known = [*every.values(), *weights.values(), *displacement.deltas]
+    every = {p for side in encoder.sides.values() for p in side.parameters()}  # what both sides share, once
+    known = [*every, *weights.values(), *displacement.deltas]
     trained = COPIES * sum(delta.numel() * delta.element_size() for delta in displacement.deltas)
     saved = saved_bytes(lambda: encoder.embed(features, weights), without=known)
-    return Memory(sum(p.numel() * p.element_size() for p in every.values()), trained, saved)
-
-
-def _named(module: torch.nn.Module, side: int) -> Iterable[tuple[str, Tensor]]:
-    return ((f"{side} {name}", parameter) for name, parameter in module.named_parameters())
+    return Memory(sum(p.numel() * p.element_size() for p in every), trained, saved)
 
 
 def saved_bytes(forward: Callable[[], Tensor], without: Iterable[Tensor] = ()) -> int:
