@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 Scalar = float | int | str | bool
 
-Column = Literal["query", "positive", "negative", "premise", "hypothesis", "label", "language", "id"]
+Column = Literal["query", "positive", "negative", "premise", "hypothesis", "label", "language", "text_language", "id"]
 
 Layout = Literal["triplets", "xnli", "beir", "miracl", "mmarco", "msmarco_triples", "msmarco_ids", "msmarco_qrels"]
 
@@ -438,7 +438,7 @@ class Guard:
     language_margin: float | None = None
     """Most degradation of any query language that confirmation must rule out, in percent as `margin`; else 3."""
     level: Literal["pair", "language", "overall"] = "pair"
-    """What is tested: each pair of languages in both comparisons, each query language, or everything at once."""
+    """What is tested: each pair of query and text language (the next coarser without), query language, or `overall`."""
 
     def __post_init__(self) -> None:
         _require_metric(self.metric)
@@ -448,11 +448,6 @@ class Guard:
     def key(self) -> str:
         """Its name in metrics and in reports."""
         return metric_key(self.data, self.metric)
-
-    @property
-    def finest(self) -> str:
-        """The level at which it can be tested: only XNLI and triplets can have pairs of languages."""
-        return "language" if self.level == "pair" and self.metric != IMPROVEMENT else self.level
 
     @property
     def margin_by_language(self) -> float:
@@ -476,7 +471,7 @@ class Constraint:
     language_margin: float | None = None
     """Most degradation of any query language that confirmation must rule out, in percent as `margin`; else 3."""
     level: Literal["pair", "language", "overall"] = "pair"
-    """What is tested: each pair of languages in both comparisons, each query language, or everything at once."""
+    """What is tested: each pair of query and text language (the next coarser without), query language, or `overall`."""
 
     def __post_init__(self) -> None:
         _require(0 < self.alpha < 0.5, "alpha", f"must lie between 0 and 0.5, but got {self.alpha}")

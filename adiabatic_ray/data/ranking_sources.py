@@ -10,7 +10,7 @@
 - mMARCO's own `collections/german_collection.tsv` and `queries/dev/german_queries.dev.small.tsv`, ..., with MS MARCO's
   `qrels.dev.small.tsv` in the same folder.
 
-Queries may have a column `language`.
+Queries may have a column `language`, and so may passages, where they are in another language than the query.
 """
 
 from __future__ import annotations
@@ -117,9 +117,8 @@ def _in_languages(name: str, source: config.Source, readers: Readers, seed: int)
         )
     wanted = tables.languages(name, source, list(readers))
     one = dataclasses.replace(source, languages=None)
-    return _joined(
-        name, {language: _ranking(f"{name} ({language})", one, readers[language](), seed) for language in wanted}
-    )
+    parts = [_ranking(f"{name} ({spoken})", one, readers[spoken](), seed, spoken) for spoken in wanted]
+    return _joined(name, parts)
 
 
 def _beir_folders(name: str, folder: Path, split: str | None) -> Readers:
@@ -169,8 +168,8 @@ def _of_parts(name: str, parts: Mapping[str, Path]) -> Tables:
     return read
 
 
-def _ranking(name: str, source: config.Source, read: Tables, seed: int) -> sets.Ranking:
-    """A set from the tables of its corpus, its queries and its judgements."""
+def _ranking(name: str, source: config.Source, read: Tables, seed: int, spoken: str = "") -> sets.Ranking:
+    """A set from the tables of its corpus, its queries (in the language `spoken`, if given) and its judgements."""
     split, _, part = (source.split or "test").partition("[")
     dropped: Counter[str] = Counter()
     corpus = _by_id(name, source.path, "corpus", read["corpus"], dropped)
@@ -182,25 +181,29 @@ def _ranking(name: str, source: config.Source, read: Tables, seed: int) -> sets.
     answerable = [i for i in queries if any(grade > 0 for grade in judgements.get(i, {}).values())]
     dropped["a query without a relevant passage"] += len(queries) - len(answerable)
     tables.require_rows(name, source.path, len(answerable), dropped)
-    language = _query_languages(source, read["queries"])
-    if language:
+    language = dict.fromkeys(queries, spoken) if spoken else _languages_by_id(source, read["queries"])
+    if language and not spoken:
         wanted = set(tables.languages(name, source, sorted(set(language.values()))))
         answerable = [i for i in answerable if language[i] in wanted]
     if part:
         answerable = _part(name, source, split, answerable)
     chosen = [answerable[i] for i in tables.sample(len(answerable), source.limit, seed)]
+    judged = [judgements[i] for i in chosen]
     # As in BEIR, whose queries may be passages of the corpus themselves. In sets that number both alike, the passage
     # with the query's own id may be its answer.
     own = [row_of.get(i, -1) for i in chosen]
     identical = [-1 if judgements[i].get(row, 0) > 0 else row for i, row in zip(chosen, own, strict=True)]
+    texts = _text_languages(judged, list(corpus), _languages_by_id(source, read["corpus"]))
+    asked, answered = sets.spoken([language[i] for i in chosen], texts) if language else (None, None)
     dropped["the query's own id (passages, each left out of its query's ranking)"] = sum(row >= 0 for row in identical)
     return sets.Ranking(
         name=name,
         queries=[queries[i] for i in chosen],
         passages=list(corpus.values()),
-        judgements=[judgements[i] for i in chosen],
+        judgements=judged,
         identical=np.array(identical, dtype=np.int64),
-        **tables.numbered([language[i] for i in chosen] if language else []),
+        language=asked,
+        text_language=answered,
         stored=_stored(name, source.stored, read["corpus"], corpus) if source.stored else None,
         dropped={reason: count for reason, count in dropped.items() if count},
     )
@@ -226,41 +229,53 @@ def _part(name: str, source: config.Source, split: str, queries: list[str]) -> l
     return queries[part.from_ : part.to]
 
 
-def _query_languages(source: config.Source, queries: datasets.Dataset) -> dict[str, str]:
-    """The language of each query id, where the queries have a column for it."""
+def _languages_by_id(source: config.Source, table: datasets.Dataset) -> dict[str, str]:
+    """The language of each id of a table of queries or passages, where it has a column for it."""
     (column,) = tables.named(source, [tables.LANGUAGE])
-    if column not in queries.column_names:
-        return {}
-    identities = queries[_id_column(queries)][:]
-    return {tables.identity(i): tables.identity(one) for i, one in zip(identities, queries[column][:], strict=True)}
+    languages = tables.languages_in(table, column)
+    identities = table[_id_column(table)][:] if languages else []
+    return {tables.identity(i): one for i, one in zip(identities, languages, strict=True)}
+
+
+def _text_languages(
+    judgements: Sequence[Mapping[int, int]], ids: Sequence[str], written: Mapping[str, str]
+) -> list[str]:
+    """The language of each query's relevant passages, from that of each passage's id; nothing where none is known."""
+    relevant = ([ids[row] for row, grade in judged.items() if grade > 0] for judged in judgements)
+    return [sets.language_of(written[one] for one in passages) for passages in relevant] if written else []
 
 
 def _id_column(table: datasets.Dataset) -> str:
     return next((one for one in ("_id", "id", "docid") if one in table.column_names), "_id")
 
 
-def _joined(name: str, parts: Mapping[str, sets.Ranking]) -> sets.Ranking:
+def _joined(name: str, parts: Sequence[sets.Ranking]) -> sets.Ranking:
     """One set of a set for each language: a query is searched for in the passages of its own language."""
     dropped: Counter[str] = Counter()
     judgements: list[dict[int, int]] = []
     identical: list[int] = []
     ranges: list[list[int]] = []
     first = 0
-    for part in parts.values():
+    for part in parts:
         dropped.update(part.dropped)
         last = first + len(part.passages)
         judgements += [{first + row: grade for row, grade in judged.items()} for judged in part.judgements]
         identical += [first + row if row >= 0 else -1 for row in part.identical.tolist()]
         ranges += [[first, last]] * len(part)
         first = last
+    language, text_language = sets.spoken(
+        [one for part in parts if part.language for one in part.language.each()],
+        [one for part in parts if part.language for one in (part.text_language or part.language).each()],
+    )
     return sets.Ranking(
         name=name,
-        queries=[query for part in parts.values() for query in part.queries],
-        passages=[passage for part in parts.values() for passage in part.passages],
+        queries=[query for part in parts for query in part.queries],
+        passages=[passage for part in parts for passage in part.passages],
         judgements=judgements,
         identical=np.array(identical, dtype=np.int64),
         ranges=np.array(ranges, dtype=np.int64),
-        **tables.numbered([language for language, part in parts.items() for _ in range(len(part))]),
+        language=language,
+        text_language=text_language,
         dropped=dict(dropped),
     )
 

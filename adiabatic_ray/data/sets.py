@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias, TypeVar
 
@@ -20,6 +20,43 @@ from adiabatic_ray import config
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Item = TypeVar("Item", bound=Hashable)
+
+MIXED = "mixed"  # the text language of a query whose relevant passages are in several
+
+
+@dataclass(frozen=True)
+class Languages:
+    """The language of each unit: `rows` `[n]` of `names`, which are distinct."""
+
+    names: list[str]
+    rows: Rows
+
+    @classmethod
+    def of(cls, each: Sequence[str]) -> Languages | None:
+        """From the name for each unit; `None` of none. The names are in alphabetical order."""
+        if not each:
+            return None
+        names, rows = np.unique(each, return_inverse=True)
+        return cls(names.tolist(), rows.astype(np.int64))
+
+    def each(self) -> list[str]:
+        """The name for each unit."""
+        return [self.names[row] for row in self.rows]
+
+    def take(self, units: Rows) -> Languages:
+        """Those of some units."""
+        return Languages(self.names, self.rows[units])
+
+
+def language_of(texts: Iterable[str]) -> str:
+    """The one language of these texts, or `MIXED`."""
+    distinct = set(texts)
+    return distinct.pop() if len(distinct) == 1 else MIXED
+
+
+def spoken(queries: Sequence[str], texts: Sequence[str]) -> tuple[Languages | None, Languages | None]:
+    """The languages of the queries of a set's units and of their texts, none of these if all are in their query's."""
+    return Languages.of(queries), Languages.of(texts if texts != queries else [])
 
 
 @dataclass(frozen=True)
@@ -40,8 +77,8 @@ class Triplets:
 
     Pairs have no negatives: then `negative` is empty. `example` `[n]`, in ascending order, numbers the training
     examples that they belong to: a positive of a row with all its negatives. Without it each has one negative.
-    `margins` `[n]` (float32), if any, are a teacher's: how much higher it scores the positive. `language` `[n]` holds
-    rows of `languages`, those of the queries; a set without languages has none.
+    `margins` `[n]` (float32), if any, are a teacher's: how much higher it scores the positive. `language` is that of
+    each query, and `text_language` that of its passages where they may be in another.
     """
 
     unit: ClassVar = "triplets"
@@ -53,13 +90,18 @@ class Triplets:
     negative: Rows
     example: Rows | None = None
     margins: npt.NDArray[np.float32] | None = None
-    languages: list[str] = field(default_factory=list)
-    language: Rows | None = None
+    language: Languages | None = None
+    text_language: Languages | None = None
     stored: Stored | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.query)
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages of the queries."""
+        return self.language.names if self.language else []
 
     @property
     def pairs(self) -> bool:
@@ -100,9 +142,9 @@ class Ranking:
     """Queries and the corpus to rank for them: `judgements[i]` maps a row of `passages` to its grade for query `i`.
 
     `identical[i]` is the row of the passage with the id of query `i`, which no ranking may return, or -1. It is -1 too
-    where that passage is judged relevant. `language` `[n]` holds rows of `languages`, those of the queries; a set
-    without languages has none. `ranges` `[n, 2]` holds the first row of the passages that query `i` is searched for in,
-    and the one after the last; without them it is searched for in all.
+    where that passage is judged relevant. `language` is that of each query, and `text_language` that of its relevant
+    passages where they may be in another. `ranges` `[n, 2]` holds the first row of the passages that query `i` is
+    searched for in, and the one after the last; without them it is searched for in all.
     """
 
     unit: ClassVar = "queries"
@@ -111,14 +153,19 @@ class Ranking:
     passages: list[str]
     judgements: list[dict[int, int]]
     identical: Rows
-    languages: list[str] = field(default_factory=list)
-    language: Rows | None = None
+    language: Languages | None = None
+    text_language: Languages | None = None
     ranges: Rows | None = None
     stored: Stored | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages of the queries."""
+        return self.language.names if self.language else []
 
 
 DataSet: TypeAlias = Triplets | Xnli | Ranking
@@ -129,18 +176,24 @@ def as_ranking(data: Triplets) -> Ranking:
 
     A query that comes in several triplets counts once, in the language of the first.
     """
-    rows, first = np.unique(data.query, return_index=True)
-    judgements: dict[int, dict[int, int]] = {row: {} for row in rows.tolist()}
-    for query, positive in zip(data.query.tolist(), data.positive.tolist(), strict=True):
+    rows, first, unit = np.unique(data.query, return_index=True, return_inverse=True)
+    judgements: list[dict[int, int]] = [{} for _ in rows]
+    for query, positive in zip(unit.tolist(), data.positive.tolist(), strict=True):
         judgements[query][positive] = 1
+    text_language = None
+    if data.text_language:
+        texts: list[set[str]] = [set() for _ in rows]
+        for query, language in zip(unit.tolist(), data.text_language.each(), strict=True):
+            texts[query].add(language)
+        text_language = Languages.of([language_of(one) for one in texts])
     return Ranking(
         name=data.name,
         queries=[data.queries[row] for row in rows],
         passages=data.passages,
-        judgements=list(judgements.values()),
+        judgements=judgements,
         identical=np.full(len(rows), -1),
-        languages=data.languages,
-        language=None if data.language is None else data.language[first],
+        language=data.language.take(first) if data.language else None,
+        text_language=text_language,
         stored=data.stored,
         dropped=data.dropped,
     )

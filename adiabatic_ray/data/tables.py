@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd
 
 from adiabatic_ray import config, errors
 
 LANGUAGE: config.Column = "language"
+TEXT_LANGUAGE: config.Column = "text_language"
+UNKNOWN = "unknown"  # the language of a row that names none
 
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 COMPRESSED = (".gz", ".zst")
@@ -217,6 +218,11 @@ def identity(value: Any) -> str:
     return text(value) or str(value)
 
 
+def languages_in(table: datasets.Dataset, column: str) -> list[str]:
+    """The language that each row names; nothing where the table has no such column."""
+    return [text(one) or UNKNOWN for one in table[column][:]] if column in table.column_names else []
+
+
 def sample(count: int, limit: int | None, seed: int) -> list[int]:
     """The row numbers of a random sample, in the order of the file."""
     if limit is None or limit >= count:
@@ -236,11 +242,3 @@ def languages(name: str, source: config.Source, present: list[str]) -> list[str]
     if unknown:
         raise errors.DataError(f"{name}: {source.path} lacks the languages {unknown}; it has {present}.")
     return list(languages)
-
-
-def numbered(languages: Sequence[str]) -> dict[str, Any]:
-    """The distinct languages in alphabetical order, and the row of each among them; nothing without languages."""
-    if not languages:
-        return {}
-    distinct, rows = np.unique(languages, return_inverse=True)
-    return {"languages": distinct.tolist(), "language": rows.astype(np.int64)}

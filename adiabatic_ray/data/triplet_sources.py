@@ -6,6 +6,8 @@
 - `query_id`, `positive_id`, `negative_id`, with the texts in the subsets `queries` and `corpus`
   (`sentence-transformers/msmarco`), or in the files `queries.*.tsv` and `collection.tsv` beside them (MS MARCO).
 
+A row may name the `language` of its query, and the `text_language` of its passages where that is another.
+
 A row with several negatives makes as many triplets. `score` or `label` is a teacher's margin between the positive and
 the negative, or a list of margins, or one of the scores of the positive and of each negative.
 """
@@ -42,21 +44,20 @@ def load(name: str, source: config.Source, rows: datasets.Dataset, seed: int) ->
     if not source.columns and set(ID_COLUMNS) <= set(rows.column_names):
         return _by_id(name, source, rows, seed)
     names = _columns(name, source, rows)
-    (language,) = tables.named(source, [tables.LANGUAGE])
-    if language in rows.column_names:
-        of_rows = [tables.identity(one) for one in rows[language][:]]
+    language, text_language = tables.named(source, [tables.LANGUAGE, tables.TEXT_LANGUAGE])
+    if of_rows := tables.languages_in(rows, language):
         chosen = set(tables.languages(name, source, sorted(set(of_rows))))
         rows = rows.select([i for i, one in enumerate(of_rows) if one in chosen])
     rows = rows.select(tables.sample(len(rows), source.limit, seed))
     nothing = [None] * len(rows)
     scores = next((one for one in SCORE_COLUMNS if one in rows.column_names), None)
-    spoken = rows[language][:] if language in rows.column_names else nothing
+    spoken, written = (tables.languages_in(rows, one) or nothing for one in (language, text_language))
     scored = rows[scores][:] if scores else nothing
     query, positive, *negatives = (rows[column][:] for column in names)
     cells = zip(query, positive, *negatives, strict=True)
     triplets = (
-        _Row(texts, (number, place), one, margin)
-        for number, ((q, p, *n), one, score) in enumerate(zip(cells, spoken, scored, strict=True))
+        _Row(texts, (number, place), asked, answered, margin)
+        for number, ((q, p, *n), asked, answered, score) in enumerate(zip(cells, spoken, written, scored, strict=True))
         for place, positive_text in enumerate(_texts(p))
         for texts, margin in _each_negative(q, positive_text, n, score)
     )
@@ -79,7 +80,8 @@ class _Row(NamedTuple):
 
     texts: tuple[Any, ...]
     example: Hashable
-    language: Any = None
+    language: str | None = None
+    text_language: str | None = None
     margin: float | None = None
 
 
@@ -194,6 +196,7 @@ def _build(name: str, path: str, rows: Iterator[_Row]) -> sets.Triplets:
     queries: dict[str, int] = {}
     passages: dict[str, int] = {}
     languages: list[str] = []
+    text_languages: list[str] = []
     margins: list[float | None] = []
     kept: list[list[int]] = []
     examples: list[Hashable] = []
@@ -207,9 +210,11 @@ def _build(name: str, path: str, rows: Iterator[_Row]) -> sets.Triplets:
         else:
             kept.append([*sets.index([query], queries), *sets.index([one for one in sides if one], passages)])
             examples.append(row.example)
-            languages += [] if row.language is None else [tables.identity(row.language)]
+            languages += [row.language] if row.language else []
+            text_languages += [row.text_language] if row.text_language else []
             margins.append(row.margin)
     tables.require_rows(name, path, len(kept), dropped)
+    language, text_language = sets.spoken(languages, text_languages)
     query_rows, positive_rows, *negative_rows = np.array(kept, dtype=np.int64).T.copy()
     return sets.Triplets(
         name=name,
@@ -220,6 +225,7 @@ def _build(name: str, path: str, rows: Iterator[_Row]) -> sets.Triplets:
         negative=negative_rows[0] if negative_rows else np.empty(0, dtype=np.int64),
         example=np.array(sets.index(examples, {})) if len(set(examples)) < len(examples) else None,
         margins=None if None in margins else np.array(margins, dtype=np.float32),
-        **tables.numbered(languages),
+        language=language,
+        text_language=text_language,
         dropped=dict(dropped),
     )

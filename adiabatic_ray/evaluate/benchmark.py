@@ -239,8 +239,8 @@ class Benchmark:
 
     def _evidence(self, key: str, outcome: Tensor) -> Evidence:
         data = self._data[key.rpartition("/")[2]]
-        language = None if isinstance(data, Xnli) else data.language
-        return Evidence(self._base[key], outcome, data.languages, language)
+        languages = () if isinstance(data, Xnli) else (data.language, data.text_language)
+        return Evidence(self._base[key], outcome, data.languages, *languages)
 
     def _guarded(self, outcomes: Mapping[str, Tensor]) -> list[Guarded]:
         several = len(self.guards) > 1
@@ -267,10 +267,10 @@ class Benchmark:
         keys = dict.fromkeys(key for by_key in by_scale.values() for key in by_key)
         data = {key: self._data[key.rpartition("/")[2]] for key in keys}
         languages = {key: one.languages for key, one in data.items() if one.languages}
-        language = {
-            key: one.language for key, one in data.items() if not isinstance(one, Xnli) and one.language is not None
-        }
-        outcomes.save(path, outcomes.Outcomes(by_scale, languages, language))
+        of_units = {key: one for key, one in data.items() if not isinstance(one, Xnli)}
+        language = {key: one.language for key, one in of_units.items() if one.language}
+        text_language = {key: one.text_language for key, one in of_units.items() if one.text_language}
+        outcomes.save(path, outcomes.Outcomes(by_scale, languages, language, text_language))
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row for a triplet set, and for XNLI one for each comparison and language pair.

@@ -69,18 +69,32 @@ def improvement(base: int, tuned: int) -> float:
 def rows(data: Triplets | Xnli, tuned: Tensor, base: Tensor | None = None) -> Iterator[list[str | int | float]]:
     """The set's rows of `discordance.csv`, with the paired columns where the base's outcomes are given.
 
-    A triplet set has one row, with the comparison `negative` and no languages. XNLI has one row for each comparison and
-    pair of languages.
+    A triplet set has one row for everything, with the comparison `negative` and no languages, and if it has languages
+    one for each of them, or each pair. XNLI has one row for each comparison and pair of languages.
     """
-    cells: Sequence[tuple[str, ...]] = [("negative", "", "")]
     if isinstance(data, Xnli):
-        cells = list(itertools.product(evidence.COMPARISONS, data.languages, data.languages))
+        yield from _rows(
+            data.name, list(itertools.product(evidence.COMPARISONS, data.languages, data.languages)), tuned, base
+        )
+        return
+    yield from _rows(data.name, [("negative", "", "")], tuned, base)
+    of_units = evidence.Evidence(tuned, tuned, data.languages, data.language, data.text_language)
+    for groups in of_units.by_pair() or of_units.by_language():
+        query, _, text = groups.names[0].partition(evidence.PAIR)
+        own = None if base is None else base[groups.rows]
+        yield from _rows(data.name, [("negative", query, text)], tuned[groups.rows], own)
+
+
+def _rows(
+    name: str, cells: Sequence[tuple[str, ...]], tuned: Tensor, base: Tensor | None
+) -> Iterator[list[str | int | float]]:
+    """The rows of cells, in the order of the outcomes' dimensions after the first."""
     num_discordant = _per_cell(tuned)
     columns = [[len(tuned)] * len(cells), num_discordant.tolist(), (100.0 * (num_discordant / len(tuned))).tolist()]
     if base is not None:
         columns += _paired_columns(tuned, base)
     for cell, *numbers in zip(cells, *columns, strict=True):
-        yield [data.name, *cell, *numbers]
+        yield [name, *cell, *numbers]
 
 
 def _paired_columns(tuned: Tensor, base: Tensor) -> list[list[int | float]]:

@@ -11,13 +11,16 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from adiabatic_ray import config
-from adiabatic_ray.data.sets import Rows
+from adiabatic_ray.data.sets import Languages
 
 OVERALL = "overall"
+PAIR = ">"  # between the languages of a query and of its passages; XNLI has slashes, after the comparison
 COMPARISONS = ("neutral", "contradiction")  # of XNLI: what the entailed hypothesis is compared with
 
 
@@ -39,13 +42,15 @@ class Groups:
 class Evidence:
     """The values of both encoders, `[n]`, or of XNLI `[n, comparison, query language, text language]`.
 
-    `languages` are those of the queries. `language` `[n]` is the language of each unit; a unit of XNLI has them all.
+    A unit of XNLI has all of `languages`, in its query and in its texts. Another has a `language` of its query, if that
+    is known, and a `text_language` of its passages, if they may be in another.
     """
 
     base: Tensor
     tuned: Tensor
     languages: Sequence[str] = ()
-    language: Rows | None = None
+    language: Languages | None = None
+    text_language: Languages | None = None
 
     def __len__(self) -> int:
         return len(self.base)
@@ -81,17 +86,34 @@ class Evidence:
             return [Groups(list(self.languages), base.sum((1, 3)), change.sum((1, 3)))]
         if self.language is None:
             return []
-        own = [(torch.from_numpy(self.language) == i).nonzero()[:, 0] for i in range(len(self.languages))]
-        return [Groups([name], base[rows], change[rows], rows) for name, rows in zip(self.languages, own, strict=True)]
+        return [self._group(name, self.language.rows == i) for i, name in enumerate(self.language.names)]
 
-    def at(self, level: str) -> list[Groups]:
-        """The groups of a level, or of the nearest coarser one that the set has."""
+    def by_pair(self) -> list[Groups]:
+        """A group for each query language and text language, of XNLI for each comparison too; none without both."""
         base, change = self._cells
-        if level == "pair" and base.dim() > 2:
+        if base.dim() > 2:
             comparisons = COMPARISONS[: base.shape[1]]
             names = [f"{c}/{x}/{y}" for c in comparisons for x in self.languages for y in self.languages]
             return [Groups(names, base.flatten(1), change.flatten(1))]
-        return (self.by_language() if level != OVERALL else []) or [self.overall()]
+        if self.language is None or self.text_language is None:
+            return []
+        spoken, written = self.language, self.text_language
+        pairs = np.unique(np.stack([spoken.rows, written.rows]), axis=1).T.tolist()
+        return [
+            self._group(f"{spoken.names[x]}{PAIR}{written.names[y]}", (spoken.rows == x) & (written.rows == y))
+            for x, y in pairs
+        ]
+
+    def at(self, level: str) -> list[Groups]:
+        """The groups of a level, or of the nearest coarser one that the set has."""
+        levels = {"pair": [self.by_pair, self.by_language], "language": [self.by_language], OVERALL: []}[level]
+        return next((groups for one in levels if (groups := one())), [self.overall()])
+
+    def _group(self, name: str, chosen: npt.NDArray[np.bool_]) -> Groups:
+        """The group of some units that have one value each."""
+        base, change = self._cells
+        rows = torch.from_numpy(chosen.nonzero()[0])
+        return Groups([name], base[rows], change[rows], rows)
 
     @functools.cached_property
     def _cells(self) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,8 @@ def mined(
         negative=negative,
         example=source,
         margins=None,
-        language=None if train.language is None else train.language[source],
+        language=train.language.take(source) if train.language else None,
+        text_language=train.text_language.take(source) if train.text_language else None,
         dropped={**train.dropped, **({reason: without} if without else {})},
     )
 

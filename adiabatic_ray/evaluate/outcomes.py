@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adiabatic_ray.data.sets import Rows
+from adiabatic_ray.data.sets import Languages
 from adiabatic_ray.evaluate.evidence import Evidence
 from adiabatic_ray.model import checkpoint
 
@@ -23,19 +24,22 @@ class Outcomes:
     """What was measured of each unit, by the displacement's scale and by key (see `benchmark.Measurement`).
 
     Discordance (bool) is `[n]`, or for XNLI `[n, 2, L, L]`; a ranking metric (float32) is `[n]`. `languages` are those
-    of the sets that have them, by key, and `language` `[n]` is that of each unit where each has one.
+    of the queries of sets that have them, by key. `language` and `text_language` are those of each unit where each has
+    one (see `Evidence`).
     """
 
     by_scale: Mapping[float, Mapping[str, Tensor]]
     languages: Mapping[str, list[str]]
-    language: Mapping[str, Rows] = field(default_factory=dict)
+    language: Mapping[str, Languages] = field(default_factory=dict)
+    text_language: Mapping[str, Languages] = field(default_factory=dict)
 
     def evidence(self, key: str, scale: float, base: Outcomes) -> Evidence | None:
         """What the outcomes of a key say against those of the untouched encoder; `None` where either has none."""
         before, after = base.by_scale.get(1.0, {}).get(key), self.by_scale.get(scale, {}).get(key)
         if before is None or after is None:
             return None
-        return Evidence(before, after, base.languages.get(key, []), base.language.get(key))
+        languages = base.languages.get(key, []), base.language.get(key), base.text_language.get(key)
+        return Evidence(before, after, *languages)
 
 
 def save(path: Path, outcomes: Outcomes) -> None:
@@ -50,7 +54,9 @@ def save(path: Path, outcomes: Outcomes) -> None:
     values = {
         "shapes": shapes,
         "languages": dict(outcomes.languages),
-        "language": {key: rows.tolist() for key, rows in outcomes.language.items()},
+        "language": {key: one.rows.tolist() for key, one in outcomes.language.items()},
+        "text_languages": {key: one.names for key, one in outcomes.text_language.items()},
+        "text_language": {key: one.rows.tolist() for key, one in outcomes.text_language.items()},
     }
     checkpoint.save(path, checkpoint.Checkpoint(tensors, values))
 
@@ -68,6 +74,11 @@ def load(path: Path) -> Outcomes | None:
             bits = np.unpackbits(tensor.numpy(), count=int(np.prod(shape)))
             tensor = torch.from_numpy(bits.astype(bool)).reshape(shape)
         by_scale.setdefault(float(scale), {})[name] = tensor
-    # Earlier versions stored no language of units.
-    language = {key: np.array(rows, dtype=np.int64) for key, rows in stored.values.get("language", {}).items()}
-    return Outcomes(by_scale, stored.values["languages"], language)
+    language, text_language = (_languages(stored.values, one) for one in ("language", "text_language"))
+    return Outcomes(by_scale, stored.values["languages"], language, text_language)
+
+
+def _languages(values: Mapping[str, Any], field: str) -> dict[str, Languages]:
+    """The languages of each set's units; earlier versions stored none."""
+    names = values.get(f"{field}s", {})
+    return {key: Languages(names[key], np.array(rows, dtype=np.int64)) for key, rows in values.get(field, {}).items()}

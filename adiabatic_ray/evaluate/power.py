@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adiabatic_ray import config
-from adiabatic_ray.data.sets import DataSet, Ranking, Rows, Triplets, Xnli
+from adiabatic_ray.data.sets import DataSet, Languages, Ranking, Rows, Triplets, Xnli
 from adiabatic_ray.evaluate import discordance, guarantee, ranking
 from adiabatic_ray.evaluate.evidence import Evidence
 from adiabatic_ray.model.encoder import Encoder
@@ -35,8 +35,8 @@ def smallest_margins(
     moved = [guarantee.noisy(queries, MOVED, generator) for _ in range(DRAWS)]
     base, *noisy = (_enlarged(_values(sample, one, passages, metric), len(guard)) for one in (queries, *moved))
     language = None
-    if not isinstance(sample, Xnli) and sample.language is not None:
-        language = np.resize(sample.language, len(guard))  # repeated as the values are
+    if not isinstance(sample, Xnli) and sample.language:
+        language = sample.language.take(np.resize(np.arange(len(sample)), len(guard)))  # repeated as the values are
     draws = [Evidence(base, one, guard.languages, language) for one in noisy]
     return guarantee.smallest_margins(draws, alpha, seed=seed)
 
@@ -51,15 +51,16 @@ def _values(data: DataSet, queries: Tensor, passages: Tensor, metric: str) -> Te
 
 def _sample(guard: Triplets | Xnli) -> Triplets | Xnli:
     """Premises or triplets from all over a set, as many as `TEXTS` allows, with their texts."""
-    changes: dict[str, list[str] | Rows] = {}
+    changes: dict[str, list[str] | Rows | Languages | None] = {}
     if isinstance(guard, Triplets):
         fields, texts = {"query": "queries", "positive": "passages", "negative": "passages"}, 3
     else:
         fields = {"premise": "queries"} | dict.fromkeys(("entailment", "neutral", "contradiction"), "passages")
         texts = 4 * len(guard.languages)
     units = _evenly(len(guard), max(2, TEXTS // texts))
-    if isinstance(guard, Triplets) and guard.language is not None:
-        changes["language"] = guard.language[units]
+    if isinstance(guard, Triplets):
+        changes["language"] = guard.language.take(units) if guard.language else None
+        changes["text_language"] = None  # no margin is of one
     kept = {name: getattr(guard, name)[units] for name in fields}
     for side in ("queries", "passages"):
         names = [name for name in fields if fields[name] == side]
@@ -83,7 +84,8 @@ def _ranking_sample(guard: Ranking, seed: int) -> Ranking:
         passages=[guard.passages[row] for row in rows],
         judgements=[{place[row]: grade for row, grade in guard.judgements[unit].items()} for unit in units],
         identical=np.array([place.get(row, -1) for row in guard.identical[units].tolist()]),
-        language=None if guard.language is None else guard.language[units],
+        language=guard.language.take(units) if guard.language else None,
+        text_language=None,  # no margin is of one
         ranges=None if guard.ranges is None else np.searchsorted(rows, guard.ranges[units]),
     )
 

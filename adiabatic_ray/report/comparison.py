@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.evaluate import outcomes, significance
-from adiabatic_ray.evaluate.evidence import Evidence
 from adiabatic_ray.report import page
 from adiabatic_ray.report.assurance import Assurance
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
@@ -120,7 +120,7 @@ def _paired(
         elif evidence_a.base.shape != evidence_b.base.shape or not torch.equal(evidence_a.base, evidence_b.base):
             yield Paired(name, key, None, None, "the sets, or the untouched encoders, are not the same")
         else:
-            both = Evidence(evidence_a.tuned, evidence_b.tuned, evidence_a.languages, evidence_a.language)
+            both = dataclasses.replace(evidence_a, base=evidence_a.tuned, tuned=evidence_b.tuned)
             yield Paired(name, key, both.improvement, significance.p_value(both))
 
 

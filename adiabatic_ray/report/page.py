@@ -139,6 +139,7 @@ def environment() -> jinja2.Environment:
 def pair(label: str) -> str:
     """`neutral/de/en` in words, also after the name of a guard; other labels (a language, `overall`) stay."""
     guard, comparison, query, text = tables.parts(label)
-    if not comparison:
+    if not text:
         return label or "unknown"
-    return "".join(f"{name}: " for name in guard) + f"{query} query, {text} texts, {comparison}"
+    against = f", {comparison}" if comparison else ""
+    return f"{'/'.join(guard)}: " * bool(guard) + f"{query} query, {text} texts{against}"

@@ -64,11 +64,10 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
     assert winner.candidate is not None
     of = f"trial {winner.number}, scale {winner.candidate.scale:g}"
     drawn = {"heat_maps": Picture(reason="no pairs of languages")}
-    in_pairs = next(((guard, one) for guard, one in evidence.items() if one.base.dim() == 4), None)
+    in_pairs = {guard: one for guard, one in evidence.items() if one.by_pair()}
     if in_pairs:
-        guard, one = in_pairs
-        figure = heat_maps.improvement(one.base, one.tuned, one.languages, f"Improvement on {guard} of {of}")
-        drawn["heat_maps"] = Picture(figure, numbers={"premises": len(one)})
+        figure = heat_maps.improvement(in_pairs, f"Improvement by pair of languages of {of}")
+        drawn["heat_maps"] = Picture(figure, numbers={guard: len(one) for guard, one in in_pairs.items()})
     bars = {}
     for settings in store.sweep.constraint.guarded:
         one = evidence[settings.key]

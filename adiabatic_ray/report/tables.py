@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from adiabatic_ray import storage
-from adiabatic_ray.evaluate.evidence import COMPARISONS
+from adiabatic_ray.evaluate.evidence import COMPARISONS, PAIR
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best, ranked
 
 
@@ -101,17 +101,19 @@ def verdict(record: TrialRecord, winner: TrialRecord | None) -> str:
 
 def whom(group: str) -> str:
     """A group that is harmed, in a few words: `bg (neutral)` of `neutral/bg/vi`, `tr (ndcg_at_10/archive)`."""
-    guard, comparison, query, _ = parts(group)
-    around = comparison or "/".join(guard)
+    guard, comparison, query, text = parts(group)
+    around = comparison or "/".join([*guard, *([f"{text} texts"] if text else [])])
     return f"{query} ({around})" if around else query or "somebody"
 
 
 def parts(group: str) -> tuple[list[str], str, str, str]:
     """A group's guard, if it is named, comparison, query language and text language.
 
-    A group that is no pair of languages has a language or `overall` in the place of the query's, and nothing else.
+    A group that is no pair of languages has a language or `overall` in the place of the query's, and nothing else. Only
+    pairs of XNLI have a comparison.
     """
     *guard, last = group.split("/")
     if len(guard) >= 2 and guard[-2] in COMPARISONS:
         return guard[:-2], guard[-2], guard[-1], last
-    return guard, "", last, ""
+    query, _, text = last.partition(PAIR)
+    return guard, "", query, text

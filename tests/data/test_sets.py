@@ -28,14 +28,16 @@ def test_triplets_are_ranked_once_a_query() -> None:
         query=np.array([2, 0, 2]),
         positive=np.array([0, 1, 1]),
         negative=np.array([1, 2, 2]),
-        languages=["de", "en"],
-        language=np.array([1, 0, 1]),
+        language=sets.Languages(["de", "en"], np.array([1, 0, 1])),
+        text_language=sets.Languages(["en", "fr"], np.array([0, 0, 1])),
     )
     ranking = sets.as_ranking(triplets)
     assert (ranking.queries, ranking.passages) == (["a", "c"], ["d", "e", "f"])
     assert ranking.judgements == [{1: 1}, {0: 1, 1: 1}]
     assert ranking.language is not None
-    assert ranking.language.tolist() == [0, 1]
+    assert ranking.language.each() == ["de", "en"]
+    assert ranking.text_language is not None
+    assert ranking.text_language.each() == ["en", "mixed"]
     assert ranking.identical.tolist() == [-1, -1]
 
 

@@ -406,7 +406,7 @@ def test_triplets_may_have_languages(tmp_path: Path) -> None:
     data = load_triplets(write(tmp_path / "t.jsonl", rows))
     assert data.languages == ["ar", "en", "sw"]
     assert data.language is not None
-    assert [data.languages[i] for i in data.language] == ["sw", "en", "sw", "ar"]
+    assert data.language.each() == ["sw", "en", "sw", "ar"]
     some = load_triplets(tmp_path / "t.jsonl", languages=["sw", "ar"])
     assert (some.languages, [some.queries[i] for i in some.query]) == (["ar", "sw"], ["q0", "q2", "q3"])
     plain = load_triplets(write(tmp_path / "plain.jsonl", ROWS))
@@ -415,11 +415,28 @@ def test_triplets_may_have_languages(tmp_path: Path) -> None:
         load_triplets(tmp_path / "t.jsonl", languages=["fr"])
 
 
-def in_language(folder: Path, word: str, count: int, **column: list[str]) -> Path:
-    """A BEIR folder of `count` queries, each answered by the passage of its number."""
+def test_passages_of_triplets_may_be_in_other_languages(tmp_path: Path) -> None:
+    spoken, written = ["sw", "en", None, "ar"], ["en", "en", "en", ""]
+    rows = [{**row, "lang": x, "of_text": y} for row, x, y in zip(ROWS, spoken, written, strict=True)]
+    columns: dict[config.Column, str] = {"language": "lang", "text_language": "of_text"}
+    data = load_triplets(write(tmp_path / "t.jsonl", rows), columns=columns)
+    assert data.language is not None
+    assert data.text_language is not None
+    assert data.language.each() == ["sw", "en", "unknown", "ar"]  # a row without one stays in its place
+    assert data.text_language.each() == ["en", "en", "en", "unknown"]
+    some = load_triplets(tmp_path / "t.jsonl", columns=columns, languages=["sw", "ar"])
+    assert some.text_language is not None
+    assert some.text_language.each() == ["en", "unknown"]
+    same = [{**row, "language": "sw", "text_language": "sw"} for row in ROWS]
+    assert load_triplets(write(tmp_path / "same.jsonl", same)).text_language is None  # it adds nothing
+
+
+def in_language(folder: Path, word: str, count: int, written: str = "", **column: list[str]) -> Path:
+    """A BEIR folder of `count` queries, each answered by the passage of its number, in the language `written`."""
     folder.mkdir(parents=True)
-    numbers = range(count)
-    write(folder / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": f"{word} passage {i}"} for i in numbers])
+    numbers, corpus = range(count), {"language": written} if written else {}
+    passages = [{"_id": f"d{i}", "title": "", "text": f"{word} passage {i}", **corpus} for i in numbers]
+    write(folder / "corpus.jsonl", passages)
     write(
         folder / "queries.jsonl",
         [{"_id": f"q{i}", "text": f"{word} query {i}", **{key: v[i] for key, v in column.items()}} for i in numbers],
@@ -433,9 +450,34 @@ def test_queries_of_a_beir_folder_may_have_languages(tmp_path: Path) -> None:
     folder = in_language(tmp_path / "b", "any", 3, language=["sw", "en", "sw"])
     data = load_ranking(folder)
     assert data.language is not None
-    assert [data.languages[i] for i in data.language] == ["sw", "en", "sw"]
+    assert data.language.each() == ["sw", "en", "sw"]
+    assert data.text_language is None
     assert data.ranges is None  # all languages are searched for in one corpus
     assert load(folder, sets.Ranking, languages=["en"]).queries == ["any query 1"]
+
+
+def test_passages_of_a_corpus_may_be_in_other_languages(tmp_path: Path) -> None:
+    folder = in_language(tmp_path / "b", "any", 3, language=["sw", "en", "sw"])
+    corpus = [{"_id": f"d{i}", "text": f"passage {i}", "language": one} for i, one in enumerate(["en", "en", "fr"])]
+    write(folder / "corpus.jsonl", corpus)
+    judged = [("q0", "d0", 1), ("q0", "d2", 0), ("q1", "d1", 1), ("q2", "d2", 1), ("q2", "d0", 2)]
+    write(folder / "qrels.tsv", [dict(zip(("query-id", "corpus-id", "score"), one, strict=True)) for one in judged])
+    data = load_ranking(folder)
+    assert data.text_language is not None
+    assert data.text_language.each() == ["en", "en", "mixed"]  # of those that are relevant
+    assert data.ranges is None  # all are still searched
+
+
+def test_folders_in_languages_may_have_a_corpus_in_another(tmp_path: Path) -> None:
+    in_language(tmp_path / "clir" / "sw", "sw", 2, written="en")
+    in_language(tmp_path / "clir" / "ar", "ar", 1)
+    data = load_ranking(tmp_path / "clir")
+    assert data.language is not None
+    assert data.text_language is not None
+    assert data.language.each() == ["ar", "sw", "sw"]
+    assert data.text_language.each() == ["ar", "en", "en"]
+    in_language(tmp_path / "miracl" / "sw", "sw", 2, written="sw")
+    assert load_ranking(tmp_path / "miracl").text_language is None
 
 
 def test_a_folder_of_beir_folders_is_one_set_in_several_languages(tmp_path: Path) -> None:
@@ -444,7 +486,8 @@ def test_a_folder_of_beir_folders_is_one_set_in_several_languages(tmp_path: Path
     data = load_ranking(tmp_path / "miracl")
     assert data.languages == ["ar", "bn"]
     assert data.language is not None
-    assert data.language.tolist() == [0, 0, 0, 1, 1]
+    assert data.language.each() == ["ar", "ar", "ar", "bn", "bn"]
+    assert data.text_language is None
     assert data.ranges is not None
     assert data.ranges.tolist() == [[0, 3]] * 3 + [[3, 5]] * 2
     for query, judged in zip(data.queries, data.judgements, strict=True):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from scipy import stats
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import cache, sets
 from adiabatic_ray.evaluate import benchmark
-from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet
+from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet, Measurement
 from tests.generators import drain
 
 
@@ -152,8 +154,7 @@ def many_rankings(seed: int) -> sets.Ranking:
         passages=[str(x) for x in passages],
         judgements=judgements,
         identical=np.full(120, -1),
-        languages=["ar", "en", "sw"],
-        language=np.arange(120) % 3,
+        language=sets.Languages(["ar", "en", "sw"], np.arange(120) % 3),
     )
 
 
@@ -216,6 +217,49 @@ def test_harm_in_one_language_of_one_ranking_guard_is_found_and_named(
     without = Benchmark(sets_, MRR, config.Constraint(guards=[triplets])).measure(encode)
     assert without.violation is not None
     assert without.violation.feasible
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+def test_harm_in_one_pair_of_languages_is_found_and_named(tmp_path: Path, ranked: bool) -> None:
+    """Of queries in Swahili only those whose passages are in English get worse."""
+    made = many_rankings(0)
+    texts = sets.Languages(["en", "fr"], np.arange(120) // 3 % 2)
+    one: sets.DataSet = dataclasses.replace(made, text_language=texts)
+    if not ranked:
+        near = np.abs(np.array(made.passages, float)[None] - np.array(made.queries, float)[:, None]).argsort(1)
+        one = sets.Triplets(
+            name="q",
+            queries=made.queries,
+            passages=made.passages,
+            query=np.arange(120),
+            positive=near[:, 0],
+            negative=near[:, 40],
+            language=made.language,
+            text_language=texts,
+        )
+    harmed = {query for i, query in enumerate(made.queries) if i % 3 == 2 and i // 3 % 2 == 0}
+
+    def encode(queries: Sequence[str]) -> torch.Tensor:
+        return torch.stack([embed([text], 1.5 if text in harmed else 0.0)[0] for text in queries])
+
+    metric = "mrr_at_10" if ranked else config.IMPROVEMENT
+    found: dict[str, Measurement] = {}
+    levels: tuple[Literal["pair", "language", "overall"], ...] = ("pair", "language", "overall")
+    for level in levels:
+        guard = config.Guard(data="q", metric=metric, margin=90.0, level=level)
+        constraint = config.Constraint(guards=[guard])
+        objective = config.Objective(data="q", metric=metric)
+        found[level] = Benchmark([evaluation_set(tmp_path / level, one)], objective, constraint).measure(encode)
+    worst = {level: measured.violation.worst for level, measured in found.items() if measured.violation}
+    assert worst == {"pair": "sw>en", "language": "sw", "overall": "overall"}
+    pair = found["pair"].violation
+    assert pair is not None
+    before, after = (one for one in (Benchmark([evaluation_set(tmp_path, one)]).untouched(), found["pair"]))
+    key = guard.key if ranked else "q"
+    change = after.outcomes[key].double() - before.outcomes[key].double()
+    own = (-change if ranked else change).numpy()[[i for i in range(120) if i % 3 == 2 and i // 3 % 2 == 0]]
+    assert pair.worst_z == pytest.approx(own.sum() / np.sqrt((own**2).sum()), abs=1e-6)
+    assert pair.critical_z == pytest.approx(stats.norm.isf(0.05 / 2 / 6))  # six pairs
 
 
 def test_a_line_predicts_rankings_without_searching(tmp_path: Path) -> None:

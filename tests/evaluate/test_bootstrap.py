@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adiabatic_ray import config
+from adiabatic_ray.data.sets import Languages
 from adiabatic_ray.evaluate import bootstrap
 from adiabatic_ray.evaluate.evidence import Evidence
 from tests import guards
@@ -52,7 +53,7 @@ def test_intervals_of_languages_agree_with_scipys() -> None:
     before = torch.rand(600, generator=generator)
     after = (before + 0.1 * torch.randn(600, generator=generator)).clamp(0, 1)
     language = torch.arange(600) % 3
-    evidence = Evidence(before, after, ["de", "en", "tr"], language.numpy())
+    evidence = Evidence(before, after, language=Languages(["de", "en", "tr"], language.numpy()))
     found = bootstrap.by_language(evidence, bootstrap.replicates(600, 0, count=5000))
     assert list(found) == ["de", "en", "tr"]
     for i, interval in enumerate(found.values()):

@@ -10,7 +10,7 @@ import pytest
 
 from adiabatic_ray import config
 from adiabatic_ray.data import sources
-from adiabatic_ray.data.sets import Ranking, Triplets, Xnli
+from adiabatic_ray.data.sets import Languages, Ranking, Triplets, Xnli
 from adiabatic_ray.evaluate import power
 from adiabatic_ray.model.encoder import Encoder
 
@@ -51,7 +51,7 @@ def test_triplets_whose_languages_follow_each_other(pocket: Path, encoder: Encod
     titles = load(pocket / "titles" / "confirmation.jsonl")
     assert isinstance(titles, Triplets)
     language = np.arange(len(titles)) // (len(titles) // 3 + 1)
-    spoken = dataclasses.replace(titles, languages=["de", "en", "tr"], language=language)
+    spoken = dataclasses.replace(titles, language=Languages(["de", "en", "tr"], language))
     margins = power.smallest_margins(spoken, encoder, SETTINGS.alpha)
     assert margins.language is not None
     assert np.isfinite(margins.language)
@@ -83,7 +83,6 @@ def first(data: Ranking, count: int) -> dict[str, object]:
         "queries": data.queries[:count],
         "judgements": data.judgements[:count],
         "identical": data.identical[:count],
-        "language": data.language[:count],
-        "languages": data.languages[: data.language[count - 1] + 1],
+        "language": Languages.of(data.language.each()[:count]),
         "ranges": data.ranges[:count],
     }

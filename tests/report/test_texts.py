@@ -215,7 +215,7 @@ def test_a_sweep_whose_trials_all_run_still(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("level", "says"),
     [
-        ("pair", "No single pair of languages and comparison is significantly worse"),
+        ("pair", "No single pair of languages (or the next coarser part) is significantly worse"),
         ("language", "No single query language is significantly worse"),
         ("overall", "No single set as a whole is significantly worse"),
     ],
@@ -249,6 +249,8 @@ def test_a_winner_at_a_scale_that_selection_only_predicted(tmp_path: Path) -> No
         ("neutral/de/en", "de query, en texts, neutral"),
         ("xnli/contradiction/de/en", "xnli: de query, en texts, contradiction"),
         ("mrr_at_10/questions/sw", "mrr_at_10/questions/sw"),
+        ("mrr_at_10/questions/sw>en", "mrr_at_10/questions: sw query, en texts"),
+        ("sw>en", "sw query, en texts"),
         ("overall", "overall"),
         ("", "unknown"),
     ],
