@@ -118,7 +118,8 @@ def arguments() -> Iterator[set[str]]:
 
 def holding(text: str, *folders: Path) -> set[str]:
     """The names of all files under folders that hold a text, in an archive too."""
-    listed = subprocess.run(["grep", "-rlF", text, *map(str, folders)], capture_output=True, text=True)
+    # By its input, since the arguments of all processes are looked at.
+    listed = subprocess.run(["grep", "-rlF", "-f", "-", *map(str, folders)], input=text, capture_output=True, text=True)
     names = {Path(line).name for line in listed.stdout.splitlines()}
     for path in (path for folder in folders for path in folder.rglob("*.zip")):
         with zipfile.ZipFile(path) as archive:
@@ -186,7 +187,7 @@ def test_a_sweep_is_submitted_stopped_and_resumed(
     assert {"job-driver-small-2.log"} <= holding("MLflow: http://somebody:***@127.0.0.1:", *kept)
     assert holding(PLANTED, *kept) == set()
     assert any("-m adiabatic_ray sweep small.yaml" in line for line in arguments)
-    assert not any(PLANTED in line for line in arguments)
+    assert [line for line in arguments if PLANTED in line] == []
     shown = str(JobServer(head.address).jobs("small"))
     assert "RAY_JOB_STOP_SIGNAL" in shown
     assert PLANTED not in shown
