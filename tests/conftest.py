@@ -23,8 +23,17 @@ if TYPE_CHECKING:  # these take seconds to import, and most tests need none of t
     from adiabatic_ray.model.encoder import Encoder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # which has its core; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("ADIABATIC_STORAGE", "MLFLOW_TRACKING_URI"):  # of whoever runs the tests
     os.environ.pop(_name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist the tests of a file share their fixtures, and one process has all that may start a Ray."""
+    for item in items:
+        on_ray = item.path.is_relative_to(Path(__file__).parent / "sweep")
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)

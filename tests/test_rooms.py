@@ -33,6 +33,7 @@ HEAVY = {
     "optuna": "search",
     "mlflow": "tracking",
     "matplotlib": "report",
+    "vl_convert": "report",
     "accelerate": "train",
     "datasets": "data",
     "transformers": "model",

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 
 from adiabatic_ray.evaluate.bootstrap import Interval
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
-from adiabatic_ray.report.figures import COLOURS, MARKERS, frame, measured, scatter_by_kind, short, stretch
+from adiabatic_ray.report import charts
+from adiabatic_ray.report.figures import COLOURS, MARKERS, frame, kind, measured, scatter_by_kind, short, stretch
 from adiabatic_ray.report.regime import Regime
 from adiabatic_ray.trials.record import TrialRecord
 
@@ -38,7 +39,7 @@ def improvement(
     shown = measured(records)
     by_mask: dict[str, list[TrialRecord]] = {}
     for record in shown:
-        by_mask.setdefault(str(record.config.get("freeze", default_mask)), []).append(record)
+        by_mask.setdefault(_mask(record, default_mask), []).append(record)
     figure = Figure(figsize=(9, 0.9 + 2.9 * len(sets)), layout="constrained")
     panels = figure.subplots(len(sets), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, sets, strict=True):
@@ -71,6 +72,122 @@ def outcomes(records: Sequence[TrialRecord], objective: str) -> Figure:
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=9)
     return figure
+
+
+def outcomes_charts(records: Sequence[TrialRecord], objective: str) -> list[charts.Spec]:
+    """`outcomes` for the pointer, a chart for each panel."""
+    shown = measured(records)
+    drawn = []
+    for key, label in {
+        "gain": f"gain on {objective} (%)",
+        "worst_language": "improvement of the worst language (%)",
+    }.items():
+        rows = [
+            {
+                "trial": r.number,
+                "rate": r.config["learning_rate"],
+                "y": r.metrics[key],
+                "kind": kind(r),
+            }
+            for r in shown
+        ]
+        scale = charts.stretched([row["y"] for row in rows], [r.metrics[key] for r in shown if r.feasible])
+        points = charts.trials(rows, charts.rate(), charts.number("y", label, scale))
+        drawn.append(charts.chart(charts.zero(), points))
+    return drawn
+
+
+def improvement_charts(
+    records: Sequence[TrialRecord],
+    sets: Sequence[str],
+    improvements: Improvements,
+    regimes: Sequence[Regime],
+    default_mask: str,
+) -> list[charts.Spec]:
+    """`improvement` for the pointer, a chart for each set. Its intervals are those of each trial."""
+    shown = measured(records)
+    masks = list(dict.fromkeys(_mask(record, default_mask) for record in shown))
+    ranges = [one for one in regimes if one.mask in masks and one.edge is not None and one.edge.below is not None]
+    drawn = []
+    for name in sets:
+        rows = [
+            _point(record, name, improvements.get(record.number, {}).get(name), _mask(record, default_mask))
+            | {"colour": COLOURS[masks.index(_mask(record, default_mask)) % len(COLOURS)]}
+            for record in shown
+        ]
+        drawn.append(_chart(rows, name, masks, ranges))
+    return drawn
+
+
+def _point(record: TrialRecord, name: str, interval: Interval | None, mask: str) -> dict[str, Any]:
+    value = record.metrics[f"improvement/{name}"]
+    around = f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else ""
+    return {
+        "trial": record.number,
+        "rate": float(record.config["learning_rate"]),
+        "value": value,
+        "low": interval.low if interval else value,
+        "high": interval.high if interval else value,
+        "mask": short(mask),
+        "feasible": record.feasible,
+        "significant": _significant(record, name, interval),
+        "tip": {f"improvement on {name}": f"{value:+.2f}%{around}"},
+    }
+
+
+def _chart(rows: charts.Rows, name: str, masks: Sequence[str], ranges: Sequence[Regime]) -> charts.Spec:
+    names = [short(mask) for mask in masks]
+    colours = {"domain": names, "range": [COLOURS[i % len(COLOURS)] for i in range(len(masks))]}
+    legend = {**charts.LEGEND, "title": "frozen"}
+    colour = {"field": "mask", "type": "nominal", "scale": colours, "legend": legend}
+    inside = [row["value"] for row in rows if row["feasible"]]
+    scale = charts.stretched([row["value"] for row in rows], inside)
+    x, y = charts.rate(), charts.number("value", f"improvement on {name} (%)", scale)
+    means = [mean for mask in names for mean in _means([row for row in rows if row["mask"] == mask])]
+    shaded = [
+        {"mask": short(one.mask), "low": one.rates[0], "high": one.edge.below} for one in ranges if one.edge is not None
+    ]
+
+    def layer(values: charts.Rows, mark: charts.Spec, opacity: float, **encoding: Any) -> charts.Spec:
+        """Marks in the colours of their masks, which nearly vanish where the legend chose others."""
+        chosen = {"condition": {"param": "mask", "value": opacity}, "value": 0.04}
+        return {"data": {"values": values}, "mark": mark, "encoding": {"color": colour, "opacity": chosen, **encoding}}
+
+    points = layer(
+        rows,
+        {"type": "point", "tooltip": charts.TIP},
+        0.9,
+        x=x,
+        y=y,
+        fill={"field": "colour", "type": "nominal", "scale": None},
+        fillOpacity={"condition": {"test": "datum.significant", "value": 1}, "value": 0},
+        size={"condition": {**charts.FOCUS, "value": 260}, "value": 60},
+    )
+    return charts.chart(
+        layer(shaded, {"type": "rect"}, 0.07, x={**x, "field": "low"}, x2={"field": "high"}),
+        layer(shaded, {"type": "rule", "strokeDash": [4, 3]}, 0.9, x={**x, "field": "high"}),
+        charts.zero(),
+        layer(rows, {"type": "rule"}, 0.3, x=x, y={**y, "field": "low"}, y2={"field": "high"}),
+        layer(means, {"type": "line", "strokeWidth": 1.4}, 0.9, x=x, y=y),
+        {**points, "params": [*charts.zoom(), charts.chosen("mask")]},
+    )
+
+
+def _means(rows: charts.Rows) -> charts.Rows:
+    """The line of one mask: the mean of the trials that share a rate, or of neighbouring rates."""
+    groups = [[rows[i] for i in group] for group in _grouped([row["rate"] for row in rows])]
+    return [
+        {
+            "mask": group[0]["mask"],
+            "rate": math.exp(np.log([row["rate"] for row in group]).mean()),
+            "value": float(np.mean([row["value"] for row in group])),
+        }
+        for group in groups
+    ]
+
+
+def _mask(record: TrialRecord, default: str) -> str:
+    return str(record.config.get("freeze", default))
 
 
 def _rate_axis(axes: Axes, records: Sequence[TrialRecord]) -> None:

@@ -85,19 +85,29 @@ def ring(axes: Axes, x: float, y: float, label: str, *, colour: str = BEST, size
 
 def stretch(axes: Axes, which: Literal["x", "y"], interesting: Sequence[float]) -> None:
     """Make an axis logarithmic beyond the interesting values, if the others would squash them on a linear one."""
-    low, high = getattr(axes, f"get_{which}lim")()
-    reach = max((abs(value) for value in interesting if math.isfinite(value)), default=1.0)
-    linear = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100, math.inf) if step >= reach)
-    if max(abs(low), abs(high)) <= 3 * linear:
+    threshold = linear(interesting, *getattr(axes, f"get_{which}lim")())
+    if threshold is None:
         return
-    getattr(axes, f"set_{which}scale")("symlog", linthresh=linear, linscale=1.5)
+    getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=1.5)
     axis = getattr(axes, f"{which}axis")
     low, high = _limits(axis.get_transform(), getattr(axes.dataLim, f"interval{which}"))
     getattr(axes, f"set_{which}lim")(low, high)
-    steps = [sign * linear * step for step in (0.5, 1, 3, 10, 30, 100, 300, 1000) for sign in (1, -1)]
-    axis.set_major_locator(FixedLocator([tick for tick in sorted([0, *steps]) if low <= tick <= high]))
+    axis.set_major_locator(FixedLocator([tick for tick in ticks(threshold) if low <= tick <= high]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(FixedLocator([]))
+
+
+def linear(interesting: Sequence[float], low: float, high: float) -> float | None:
+    """Up to where an axis from `low` to `high` is linear; `None` if all of it is."""
+    reach = max((abs(value) for value in interesting if math.isfinite(value)), default=1.0)
+    threshold = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100, math.inf) if step >= reach)
+    return None if max(abs(low), abs(high)) <= 3 * threshold else threshold
+
+
+def ticks(threshold: float) -> list[float]:
+    """The ticks of an axis that is linear up to a threshold, and logarithmic beyond it."""
+    steps = [sign * threshold * step for step in (0.5, 1, 3, 10, 30, 100, 300, 1000) for sign in (1, -1)]
+    return sorted([0.0, *steps])
 
 
 def _limits(transform: Any, interval: Sequence[float]) -> tuple[float, float]:

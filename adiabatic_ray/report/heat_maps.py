@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adiabatic_ray.evaluate import significance
 from adiabatic_ray.evaluate.evidence import COMPARISONS, PAIR, Evidence
+from adiabatic_ray.report import charts
 
 CROSS, GAIN = "0.25", "improvement (%)"
 OF_XNLI = {one: f"entailment against {one}" for one in COMPARISONS}
@@ -49,6 +50,46 @@ def _improvement(figure: SubFigure, evidence: Evidence, guard: str) -> None:
     _cross_out(figure, p_values, evidence)
 
 
+def improvement_charts(guards: Mapping[str, Evidence]) -> list[charts.Spec]:
+    """`improvement` for the pointer, a chart for each panel."""
+    return [
+        _chart(f"{guard}: {name}" if name else guard, pairs)
+        for guard, one in guards.items()
+        for name, pairs in _pairs(one).items()
+    ]
+
+
+def _chart(title: str, pairs: Mapping[tuple[str, str], Evidence]) -> charts.Spec:
+    rows: charts.Rows = []
+    for (query, text), one in pairs.items():
+        value, p_value = one.improvement, significance.p_value(one)
+        said = {"query": query, "texts": text, "improvement": f"{value:+.2f}%", "p": f"{p_value:.2g}"}
+        cross = "" if p_value < significance.SIGNIFICANT else "×"
+        rows.append({"query": query, "text": text, "value": _finite(value), "cross": cross, "tip": said})
+    largest = max(1.0, *(abs(row["value"]) for row in rows))
+    x = {
+        "field": "text",
+        "type": "nominal",
+        "sort": None,
+        "title": "language of the texts",
+        "axis": {"orient": "bottom"},
+    }
+    y = {"field": "query", "type": "nominal", "sort": None, "title": "language of the query"}
+    scale = {"scheme": "purpleorange", "reverse": True, "domain": [-largest, largest]}
+    colour = {"field": "value", "type": "quantitative", "title": GAIN, "scale": scale}
+    data, tooltip = {"values": rows}, charts.TIP
+    return charts.chart(
+        {"data": data, "mark": {"type": "rect", "tooltip": tooltip}, "encoding": {"x": x, "y": y, "color": colour}},
+        {
+            "data": data,
+            "mark": {"type": "text", "color": "#444", "tooltip": tooltip},
+            "encoding": {"x": x, "y": y, "text": {"field": "cross"}},
+        },
+        height=max(120, 22 * len({row["query"] for row in rows})),
+        title=title,
+    )
+
+
 def pnd(outcomes: Tensor, languages: Sequence[str], title: str, largest: float) -> Figure:
     """PND of an encoder for each pair of languages in both XNLI comparisons, from outcomes `[n, 2, L, L]` (bool).
 
@@ -75,6 +116,11 @@ def _pairs(evidence: Evidence) -> dict[str, dict[tuple[str, str], Evidence]]:
         query, _, text = groups.names[0].partition(PAIR)
         pairs[query, text] = Evidence(base[groups.rows], tuned[groups.rows])
     return {"": pairs}
+
+
+def _finite(value: float) -> float:
+    """A number that can be drawn: an infinite degradation as one of everything."""
+    return min(100.0, max(-100.0, value)) if not np.isfinite(value) else value
 
 
 def _gain(pair: Evidence | None) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from adiabatic_ray.evaluate.bootstrap import Interval
+from adiabatic_ray.report import charts
 from adiabatic_ray.report.figures import FEASIBLE, INFEASIBLE
 
 
@@ -42,3 +43,35 @@ def bars(guards: Mapping[str, Guard], title: str) -> Figure:
     panels[0].set_ylabel("language of the query")
     figure.suptitle(title.replace("$", r"\$"), fontsize=11)
     return figure
+
+
+def bar_charts(guards: Mapping[str, Guard]) -> list[charts.Spec]:
+    """The same for the pointer, a chart for each guard."""
+    return [_chart(name, guard) for name, guard in guards.items()]
+
+
+def _chart(name: str, guard: Guard) -> charts.Spec:
+    rows = [
+        {
+            "language": language,
+            "value": one.value,
+            "low": one.low,
+            "high": one.high,
+            "colour": FEASIBLE if one.value >= 0 else INFEASIBLE,
+            "tip": {"language": language, "improvement": f"{one.value:+.2f}% [{one.low:+.2f}, {one.high:+.2f}]"},
+        }
+        for language, one in guard.languages.items()
+    ]
+    y = {"field": "language", "type": "nominal", "sort": None, "title": "language of the query"}
+    x, tooltip = charts.number("value", f"improvement on {name} (%)", {"type": "linear"}), charts.TIP
+    colour = {"field": "colour", "type": "nominal", "scale": None}
+    shown = {"data": {"values": rows}, "mark": {"type": "bar", "tooltip": tooltip}}
+    whiskers = {"data": {"values": rows}, "mark": {"type": "rule", "color": charts.INK, "tooltip": tooltip}}
+    allowed = charts.rule("x", -guard.margin) if guard.margin is not None else []
+    return charts.chart(
+        {**shown, "encoding": {"x": x, "y": y, "color": colour}},
+        {**whiskers, "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}},
+        charts.zero("x"),
+        *allowed,
+        height=max(120, 22 * len(rows)),
+    )

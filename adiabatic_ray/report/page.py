@@ -14,8 +14,9 @@ from pathlib import Path
 import jinja2
 
 from adiabatic_ray import storage
+from adiabatic_ray.evaluate.bootstrap import Interval
 from adiabatic_ray.evaluate.significance import SIGNIFICANT
-from adiabatic_ray.report import figures, pictures, tables
+from adiabatic_ray.report import charts, details, figures, pictures, tables
 from adiabatic_ray.report.assurance import Assurance, gain_test, way_out
 from adiabatic_ray.report.evidence import Evidence, gather
 from adiabatic_ray.report.importances import Importances
@@ -66,11 +67,22 @@ def write_from(store: TrialStore, evidence: Evidence, shares: Importances) -> li
         predictions=Predictions.of(records),
         pictures=drawn,
         sources=sources,
+        library=charts.library(),
+        charts={name: picture.charts for name, picture in drawn.items() if picture.charts},
+        tips=charts.tips(records, best(records), _of_gain(store, evidence)),
+        course=details.COURSE,
+        details=details.of(store, records),
         columns=columns,
         rows=rows,
     )
     storage.write(store.folder.report, content)
     return [store.folder.report, *written, tables.write(records, store.folder.leaderboard)]
+
+
+def _of_gain(store: TrialStore, evidence: Evidence) -> dict[int, Interval]:
+    """The interval of each trial's gain, where it is known."""
+    key = store.sweep.search.gain.key
+    return {number: sets[key] for number, sets in evidence.improvements.items() if key in sets}
 
 
 def _save(drawn: Mapping[str, pictures.Picture], folder: SweepFolder) -> tuple[list[Path], dict[str, str]]:
@@ -131,6 +143,7 @@ def environment() -> jinja2.Environment:
         "show": naming.show,
         "pair": pair,
         "configuration": naming.configuration,
+        "embedded": charts.embedded,
     }
     made.globals["SIGNIFICANT"] = SIGNIFICANT
     return made

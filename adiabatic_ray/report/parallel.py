@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from adiabatic_ray import config
+from adiabatic_ray.report import charts
 from adiabatic_ray.report.figures import BEST, FEASIBLE, SCALED, measured, short
 from adiabatic_ray.trials.record import TrialRecord
 
@@ -51,12 +53,7 @@ def coordinates(records: Sequence[TrialRecord], space: Space, winner: TrialRecor
 
     Gain and constraint are those of the whole displacement.
     """
-    shown = [record for record in measured(records) if all(key in record.config for key in space)]
-    scales = [
-        *(_searched(key, choices, [record.config[key] for record in shown]) for key, choices in space.items()),
-        _result("gain (%)", [record.metrics["gain"] for record in shown]),
-        _result("constraint", [record.metrics["constraint"] for record in shown]),
-    ]
+    shown, scales = _scales(records, space)
     lines = np.stack([scale.heights for scale in scales], axis=1)
     figure = Figure(figsize=(max(9, 1.7 * len(scales)), 5), layout="constrained")
     axes = figure.subplots()
@@ -66,6 +63,78 @@ def coordinates(records: Sequence[TrialRecord], space: Space, winner: TrialRecor
     _draw_scales(axes, scales)
     figure.legend(loc="outside upper center", ncols=4, fontsize=9)
     return figure
+
+
+def chart(records: Sequence[TrialRecord], space: Space, winner: TrialRecord | None) -> charts.Spec:
+    """The same for the pointer."""
+    shown, scales = _scales(records, space)
+    rows = [
+        {
+            "trial": record.number,
+            "axis": place,
+            "height": float(scale.heights[i]),
+            "kind": _style(record).label,
+            "best": record is winner,
+        }
+        for i, record in enumerate(shown)
+        for place, scale in enumerate(scales)
+    ]
+    ticks = [
+        {"axis": place, "height": height, "text": text.splitlines()}
+        for place, scale in enumerate(scales)
+        for height, text in scale.ticks
+    ]
+    hidden = {"axis": None, "scale": {"domain": [-0.04, 1.04], "nice": False}}
+    y = {"field": "height", "type": "quantitative", **hidden}
+    names = f"{json.dumps([scale.name for scale in scales])}[datum.value]"
+    x = {
+        "field": "axis",
+        "type": "quantitative",
+        "title": None,
+        "scale": {"domain": [-0.55, len(scales) - 0.9], "nice": False},
+        "axis": {"values": list(range(len(scales))), "labelExpr": names, "labelOverlap": True, "domain": False},
+    }
+    labels = [style.label for style in _STYLES]
+    scale = {"domain": labels, "range": [style.colour for style in _STYLES]}
+    seen = float(np.clip(40 / max(1, len(shown)), 0.15, 0.8))
+    lines = {
+        "data": {"values": rows},
+        "params": [charts.chosen("kind")],
+        "mark": {"type": "line", "tooltip": charts.TIP},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "detail": {"field": "trial"},
+            "color": {
+                "condition": {"test": "datum.best", "value": charts.INK},
+                "field": "kind",
+                "type": "nominal",
+                "scale": scale,
+                "legend": {**charts.LEGEND, "title": None},
+            },
+            "opacity": {"condition": [{**charts.FOCUS, "value": 1}, {"param": "kind", "value": seen}], "value": 0.02},
+            "strokeWidth": {
+                "condition": [{**charts.FOCUS, "value": 4}, {"test": "datum.best", "value": 2.5}],
+                "value": 1.5,
+            },
+        },
+    }
+    texts = {
+        "data": {"values": ticks},
+        "mark": {"type": "text", "align": "right", "dx": -5, "fontSize": 10},
+        "encoding": {"x": x, "y": y, "text": {"field": "text"}},
+    }
+    return charts.chart(lines, texts, height=340)
+
+
+def _scales(records: Sequence[TrialRecord], space: Space) -> tuple[list[TrialRecord], list[_Scale]]:
+    """The trials that are drawn, and the parallel axes."""
+    shown = [record for record in measured(records) if all(key in record.config for key in space)]
+    return shown, [
+        *(_searched(key, choices, [record.config[key] for record in shown]) for key, choices in space.items()),
+        _result("gain (%)", [record.metrics["gain"] for record in shown]),
+        _result("constraint", [record.metrics["constraint"] for record in shown]),
+    ]
 
 
 def _draw_trials(axes: Axes, shown: Sequence[TrialRecord], lines: Heights) -> None:

@@ -11,7 +11,18 @@ from matplotlib.figure import Figure
 from adiabatic_ray import config
 from adiabatic_ray.evaluate import bootstrap, outcomes
 from adiabatic_ray.evaluate import evidence as evaluated
-from adiabatic_ray.report import curves, figures, heat_maps, history, importances, languages, parallel, profiles, trade
+from adiabatic_ray.report import (
+    charts,
+    curves,
+    figures,
+    heat_maps,
+    history,
+    importances,
+    languages,
+    parallel,
+    profiles,
+    trade,
+)
 from adiabatic_ray.report.evidence import Evidence, compared_sets
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
@@ -31,11 +42,15 @@ Reason = Literal[
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, or the reason why there is none. `numbers` are those that the caption or the reason names."""
+    """A figure, or the reason why there is none. `numbers` are those that the caption or the reason names.
+
+    `charts` show the same as the figure, and answer the pointer.
+    """
 
     figure: Figure | None = None
     reason: Reason | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
+    charts: Sequence[charts.Spec] = ()
 
 
 NOTHING_MEASURED = Picture(reason="nothing measured")
@@ -67,7 +82,8 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
     in_pairs = {guard: one for guard, one in evidence.items() if one.by_pair()}
     if in_pairs:
         figure = heat_maps.improvement(in_pairs, f"Improvement by pair of languages of {of}")
-        drawn["heat_maps"] = Picture(figure, numbers={guard: len(one) for guard, one in in_pairs.items()})
+        sizes = {guard: len(one) for guard, one in in_pairs.items()}
+        drawn["heat_maps"] = Picture(figure, numbers=sizes, charts=heat_maps.improvement_charts(in_pairs))
     bars = {}
     for settings in store.sweep.constraint.guarded:
         one = evidence[settings.key]
@@ -75,7 +91,8 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
         if intervals:
             bars[settings.key] = languages.Guard(intervals, settings.language_margin)
     if bars:
-        drawn["by_language"] = Picture(languages.bars(bars, f"Improvement by language of {of}"))
+        figure = languages.bars(bars, f"Improvement by language of {of}")
+        drawn["by_language"] = Picture(figure, charts=languages.bar_charts(bars))
     return drawn
 
 
@@ -100,7 +117,9 @@ def _guarded(store: TrialStore, winner: TrialRecord | None) -> dict[str, evaluat
 def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Evidence) -> dict[str, Picture]:
     """The improvement curves of the freezing masks, and what became of the same trials."""
     shown = [record for record in figures.measured(records) if "learning_rate" in record.config]
-    rates = Picture(curves.outcomes(shown, sweep.search.gain.key)) if shown else NOTHING_MEASURED
+    objective, rates = sweep.search.gain.key, NOTHING_MEASURED
+    if shown:
+        rates = Picture(curves.outcomes(shown, objective), charts=curves.outcomes_charts(shown, objective))
     if "learning_rate" not in sweep.search.space:
         return {"curves": Picture(reason="rate not searched"), "rates": rates}
     if not shown:
@@ -109,14 +128,17 @@ def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Ev
         return {"curves": Picture(reason="all outcomes unreadable"), "rates": rates}
     sets = compared_sets(sweep.evaluate.selection, shown[0].metrics)
     figure = curves.improvement(shown, sets, evidence.improvements, evidence.regimes, sweep.train.freeze)
-    return {"curves": Picture(figure), "rates": rates}
+    answering = curves.improvement_charts(shown, sets, evidence.improvements, evidence.regimes, sweep.train.freeze)
+    return {"curves": Picture(figure, charts=answering), "rates": rates}
 
 
 def _profiles(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> Picture:
     """Gain and constraint of the best trials over the scale."""
     if not profiles.profiled(records):
         return Picture(reason="no profiles")
-    return Picture(profiles.over_scale(records, sweep.search.gain.key, winner))
+    objective = sweep.search.gain.key
+    figure = profiles.over_scale(records, objective, winner)
+    return Picture(figure, charts=profiles.over_scale_charts(records, objective))
 
 
 def _of_search(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> dict[str, Picture]:
@@ -125,9 +147,15 @@ def _of_search(sweep: config.Sweep, records: Sequence[TrialRecord], winner: Tria
         return dict.fromkeys(("worst_language", "history", "parallel"), NOTHING_MEASURED)
     objective = sweep.search.gain.key
     return {
-        "worst_language": Picture(trade.gain_against_worst_language(records, objective, winner)),
-        "history": Picture(history.gains(records, objective)),
-        "parallel": Picture(parallel.coordinates(records, sweep.search.space, winner)),
+        "worst_language": Picture(
+            trade.gain_against_worst_language(records, objective, winner),
+            charts=[trade.chart(records, objective, winner)],
+        ),
+        "history": Picture(history.gains(records, objective), charts=[history.chart(records, objective)]),
+        "parallel": Picture(
+            parallel.coordinates(records, sweep.search.space, winner),
+            charts=[parallel.chart(records, sweep.search.space, winner)],
+        ),
     }
 
 

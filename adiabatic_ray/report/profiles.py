@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from adiabatic_ray.report import charts
 from adiabatic_ray.report.figures import COLOURS, MARKERS, frame, ring, stretch
 from adiabatic_ray.trials.record import TrialRecord, contenders
 
@@ -42,6 +43,58 @@ def over_scale(records: Sequence[TrialRecord], objective: str, winner: TrialReco
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=9)
     return figure
+
+
+def over_scale_charts(records: Sequence[TrialRecord], objective: str) -> list[charts.Spec]:
+    """The same for the pointer, a chart for each panel."""
+    shown = profiled(records)
+    names = [f"trial {record.number}" for record in shown]
+    colours = {"domain": names, "range": list(COLOURS[: len(names)])}
+    colour = {"field": "name", "type": "nominal", "scale": colours, "legend": {**charts.LEGEND, "title": None}}
+    return [
+        _chart(shown, key, label, colour)
+        for key, label in {
+            "gain": f"gain on {objective} (%)",
+            "constraint": "constraint (feasible at 0 or below)",
+        }.items()
+    ]
+
+
+def _chart(shown: Sequence[TrialRecord], key: str, label: str, colour: charts.Spec) -> charts.Spec:
+    predicted = [
+        {"name": f"trial {record.number}", "scale": point.scale, "value": getattr(point, key)}
+        for record in shown
+        for point in record.profile
+    ]
+    exact = [
+        {
+            "trial": record.number,
+            "name": f"trial {record.number}",
+            "scale": one.scale,
+            "value": one.metrics[key],
+            "best": one == record.edge,
+            "tip": {"measured": f"{key} {one.metrics[key]:+.2f} at scale {one.scale:.3g}"},
+        }
+        for record in shown
+        for one in (*record.scaled, record.whole)
+    ]
+    inside = [getattr(point, key) for record in shown for point in record.profile if point.constraint <= 0]
+    y = charts.number("value", label, charts.stretched([one["value"] for one in [*predicted, *exact]], inside))
+    x = {**charts.rate("scale"), "title": "scale of the displacement", "axis": {"format": "~g"}}
+    seen = {"x": x, "y": y, "color": colour}
+    seen["opacity"] = {"condition": {"param": "name", "value": 1}, "value": 0.08}
+    lines = {"data": {"values": predicted}, "mark": {"type": "line", "strokeWidth": 1.5}, "encoding": seen}
+    points = {
+        "data": {"values": exact},
+        "params": [*charts.zoom(), charts.chosen("name")],
+        "mark": {"type": "point", "filled": True, "tooltip": charts.TIP, "stroke": charts.INK},
+        "encoding": {
+            **seen,
+            "size": {"condition": {**charts.FOCUS, "value": 200}, "value": 80},
+            "strokeWidth": {"condition": {"test": "datum.best", "value": 2}, "value": 0},
+        },
+    }
+    return charts.chart(charts.zero(), lines, points)
 
 
 def _profile(axes: Axes, record: TrialRecord, key: str, position: int) -> None:

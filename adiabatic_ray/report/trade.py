@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adiabatic_ray.report import figures
+from adiabatic_ray.report import charts, figures
 from adiabatic_ray.trials.record import TrialRecord
 
 Point = tuple[float, float]  # improvement of the worst language, and gain
@@ -87,6 +87,36 @@ def gain_against_worst_language(records: Sequence[TrialRecord], objective: str, 
     figures.stretch(axes, "y", [gain for _, gain in trade.everything])
     figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure
+
+
+def chart(records: Sequence[TrialRecord], objective: str, winner: TrialRecord | None) -> charts.Spec:
+    """The same for the pointer."""
+    shown, trade = figures.measured(records), Trade.of(records)
+    rows = [_row(r, r.metrics, figures.kind(r), best=r is winner and winner.candidate == r.whole) for r in shown]
+    rows += [
+        _row(r, part.metrics, "feasible part of the displacement", best=r is winner and part == winner.candidate)
+        | {"tip": {"here": f"scale {part.scale:.3g}, gain {part.gain:+.2f}%"}}
+        for r in shown
+        for part in r.scaled
+        if r.state == "complete" and part.metrics["constraint"] <= 0
+    ]
+    worst = charts.stretched([row["worst"] for row in rows], [x for x, _ in trade.everything])
+    gain = charts.stretched([row["gain"] for row in rows], [y for _, y in trade.everything])
+    x = charts.number("worst", "improvement of the worst language (%)", worst)
+    y = charts.number("gain", f"gain on {objective} (%)", gain)
+    fronts = [
+        charts.line([{"worst": x, "gain": y} for x, y in points], x, y, colour, interpolate="step-before", **dash)
+        for points, colour, dash in (
+            (trade.front_of_everything, figures.SCALED, {"strokeDash": [5, 3]}),
+            (trade.front_of_wholes, figures.FEASIBLE, {}),
+        )
+    ]
+    return charts.chart(charts.zero(), charts.zero("x"), *fronts, charts.trials(rows, x, y), height=340)
+
+
+def _row(record: TrialRecord, metrics: Mapping[str, float], kind: figures.Kind, *, best: bool) -> dict[str, Any]:
+    place = {"worst": metrics["worst_language"], "gain": metrics["gain"]}
+    return {"trial": record.number, **place, "kind": kind, "best": best}
 
 
 def _points(axes: Axes, shown: Sequence[TrialRecord], trade: Trade) -> None:

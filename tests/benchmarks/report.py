@@ -1,4 +1,5 @@
-"""How long the report of a large sweep takes, and how large its page is: 1,000 synthetic trials over four dimensions.
+"""How long the report of a large sweep takes, how large its page is, and how soon its charts answer the pointer: 1,000
+synthetic trials over four dimensions.
 
 Their outcomes have the shape of XNLI's validation set in 15 languages, 2,000 queries and 800 titles, and go through the
 same bootstrap and page as real ones.
@@ -8,14 +9,17 @@ same bootstrap and page as real ones.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
+from playwright.sync_api import sync_playwright
 from torch import Tensor
 
 from adiabatic_ray import config
@@ -25,6 +29,7 @@ from adiabatic_ray.report import page
 from adiabatic_ray.trials.record import UNTOUCHED, Evaluation, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 from tests import guards
+from tests.report.pointing import place_of
 
 LANGUAGES = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
 EDGES = {"none": 1e-6, "embeddings": 3e-6, "embeddings+output.dense.weight": 1e-5}  # of each freezing mask
@@ -46,6 +51,9 @@ SWEEP = config.Sweep(
     constraint=config.Constraint(data="xnli"),
     budget=config.Budget(trials=1000),
 )
+
+
+DRAWN = "Promise.all([...views.values()].map(view => view.runAsync())).then(() => null)"
 
 
 def synthesise(folder: Path, trials: int) -> TrialStore:
@@ -103,6 +111,40 @@ def main(trials: int) -> None:
         report, *_ = page.write(TrialStore(store.folder.path))
         seconds = time.perf_counter() - started
         print(f"{trials} trials: {seconds:.1f} s (at most 30), page {report.stat().st_size / 1e6:.2f} MB (at most 10)")
+        answers = pointed_at(report, range(1, trials, max(1, trials // 20)))
+        print(
+            f"script time of an answer to the pointer: median {median(answers):.0f} ms, at most {max(answers):.0f} ms"
+        )
+
+
+def pointed_at(report: Path, numbers: Iterable[int]) -> list[float]:
+    """Milliseconds of script that the page spends when the pointer comes to trials, in a headless Chromium."""
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.goto(report.as_uri())
+        tab.wait_for_selector("#figure-parallel.live")
+        client = tab.context.new_cdp_session(tab)
+        client.send("Performance.enable")
+
+        def script() -> float:
+            metrics = client.send("Performance.getMetrics")["metrics"]
+            return 1000 * next(float(one["value"]) for one in metrics if one["name"] == "ScriptDuration")
+
+        answers = []
+        for number in numbers:
+            x, y = place_of(tab, "history", number)
+            tab.mouse.move(1, 1)
+            tab.wait_for_function("focus === null")
+            tab.evaluate(DRAWN)
+            before = script()
+            tab.mouse.move(x, y)
+            tab.wait_for_function("focus !== null")
+            tab.evaluate(DRAWN)
+            answers.append(script() - before)
+        browser.close()
+    return answers
 
 
 if __name__ == "__main__":

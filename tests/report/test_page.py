@@ -17,9 +17,11 @@ from adiabatic_ray import config, storage
 from adiabatic_ray.evaluate import outcomes
 from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.report import page
+from adiabatic_ray.trials import naming
 from adiabatic_ray.trials.record import Evaluation, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
 from tests.report.pages import IMPORTANCES, confirm, evidence, keep_outcomes, text_of
+from tests.report.pointing import place_of, point_at
 from tests.report.sweeps import MASKS, PILOT, in_folder
 
 if TYPE_CHECKING:
@@ -180,8 +182,15 @@ def test_texts_stay_texts(tmp_path: Path, visit: Visit) -> None:
     keep_outcomes(store)
     tab = visit(page.write_from(store, evidence(store, regimes=regimes), {"gain": {EVIL: 1.0}})[0])
     assert tab.evaluate("window.hacked") is None
-    assert tab.locator("script").count() == 1
+    assert tab.locator("script:not([type])").count() == 3  # the table's, Vega, and the pointer's
     assert tab.locator("img").count() == 8
+    tab.wait_for_selector("#figure-parallel.live")
+    for name in ("rates", "parallel"):
+        point_at(tab, name, 2)
+        assert MASKS[0] + EVIL in tab.locator("#vg-tooltip-element").inner_text()
+    tab.get_by_role("button", name="Trial 2", exact=True).click()
+    assert EVIL in tab.locator("tr.detail").inner_text()
+    assert tab.evaluate("window.hacked") is None
     assert f"Query encoder of {EVIL}, tuned" in tab.locator("header").inner_text()
     assert tab.title() == "pilot: sweep report"
     assert column(tab, "reason").count(EVIL) == 3
@@ -237,6 +246,68 @@ def test_without_confirmation(tmp_path: Path, visit: Visit) -> None:
     assert "cannot be read" in tab.locator("#figure-heat_maps").inner_text()  # no outcomes were kept here
 
 
+def test_charts_answer_the_pointer(tmp_path: Path, visit: Visit) -> None:
+    store = in_folder(tmp_path, 16)
+    winner = confirm(store, -0.31)
+    keep_outcomes(store)
+    tab = visit(page.write_from(store, evidence(store), IMPORTANCES)[0])
+    tab.wait_for_selector("#figure-parallel.live")
+    names = ("heat_maps", "by_language", "curves", "rates", "worst_language", "history", "parallel")
+    assert tab.locator("figure.live").count() == len(names)
+    for name in names:  # a chart instead of the figure, with the figure's words
+        assert not tab.locator(f"#figure-{name} img").is_visible()
+        about = tab.locator(f"#figure-{name} canvas").first.get_attribute("aria-label")
+        assert about == tab.locator(f"#figure-{name} img").get_attribute("alt")
+    stopped = next(record for record in store.records.values() if record.state == "stopped")
+    for record in (winner, stopped):
+        for name in ("history", "curves", "rates"):
+            point_at(tab, name, record.number)
+            said = tab.locator("#vg-tooltip-element").inner_text()
+            assert f"{record.number}: " in said
+            assert f"{record.metrics['gain']:+.2f}%" in said
+            assert f"{record.metrics['constraint']:+.2f}" in said
+            assert naming.show(record.config["learning_rate"]) in said
+    # All charts that are seen point to it.
+    point_at(tab, "rates", winner.number)
+    assert tab.evaluate("[...views.values()].filter(view => view.signal('focus') === focus).length") > 1
+    interval = evidence(store).improvements[winner.number]["msmarco"]
+    point_at(tab, "history", winner.number)
+    said = tab.locator("#vg-tooltip-element").inner_text()
+    assert f"[{interval.low:+.2f}, {interval.high:+.2f}]" in said
+    assert "+6.50%" in said  # confirmed
+    # What is printed are the figures.
+    tab.emulate_media(media="print")
+    assert tab.locator("#figure-history img").is_visible()
+    assert not tab.locator("#figure-history canvas").is_visible()
+
+
+def test_a_trial_opens(tmp_path: Path, visit: Visit) -> None:
+    store = in_folder(tmp_path, 16)
+    first = next(record for record in store.records.values() if record.number and record.candidate)
+    earlier = Evaluation(4, 1.0, {key: value / 2 for key, value in first.metrics.items()})
+    store.records[first.number] = dataclasses.replace(first, points=(earlier, *first.points))
+    tab = visit(page.write_from(store, evidence(store), {})[0])
+    button = tab.get_by_role("button", name=f"Trial {first.number}", exact=True)
+    button.click()
+    assert button.get_attribute("aria-expanded") == "true"
+    tab.wait_for_selector("tr.detail canvas")
+    said = tab.locator("tr.detail").inner_text()
+    assert first.candidate is not None
+    assert f"learning_rate {first.config['learning_rate']}" in said
+    assert f"de {first.candidate.metrics['improvement/xnli/de']:+.2f}%" in said
+    assert f"adiabatic-ray export sweep encoder --trial {first.number}" in said
+    tab.get_by_role("button", name="gain", exact=True).click()  # sorting closes it
+    assert tab.locator("tr.detail").count() == 0
+    button.click()
+    button.click()
+    assert tab.locator("tr.detail").count() == 0
+    # A click on its mark opens it too.
+    tab.wait_for_selector("#figure-history.live")
+    tab.mouse.click(*place_of(tab, "history", first.number))
+    tab.wait_for_selector("tr.detail")
+    assert f"Trial {first.number}" in tab.locator("tr.detail").inner_text()
+
+
 @pytest.mark.slow
 def test_a_thousand_trials(tmp_path: Path, visit: Visit) -> None:
     store = in_folder(tmp_path, 1000)
@@ -249,6 +320,9 @@ def test_a_thousand_trials(tmp_path: Path, visit: Visit) -> None:
     gains = [float(text) for text in column(tab, "gain") if text]
     assert len(gains) > 900
     assert gains == sorted(gains)
+    tab.wait_for_selector("#figure-parallel.live")
+    tab.mouse.move(*place_of(tab, "history", 100))
+    tab.wait_for_function("focus !== null")  # of a thousand some lie on each other
 
 
 def test_the_page_fits_the_screen_and_everybody_can_read_it(tmp_path: Path, visit: Visit) -> None:
