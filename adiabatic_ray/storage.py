@@ -3,13 +3,16 @@
 Callers use both as a `Path`. The URL of an object store becomes a `UPath`, which needs the fsspec package for its
 protocol. This module hides where the two differ: atomic writes, locks, and what needs a file on this machine.
 
-Every function waits for a storage that does not answer. If the storage stays away, the function raises `StorageError`.
-No trial fails because of it: what is stored stays there, and the sweep resumes from it.
+Every function waits for a storage that does not answer or is full. If it stays so, or the user ends the sweep
+(`ended_by`), the function raises `StorageError`. No trial fails because of it: what is stored stays there, and the
+sweep resumes from it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import errno
 import hashlib
 import os
 import shutil
@@ -27,6 +30,8 @@ import filelock
 from adiabatic_ray import errors
 
 PATIENCE = 600.0  # seconds to wait for a storage that does not answer
+FULL = tuple(os.strerror(reason) for reason in (errno.ENOSPC, errno.EDQUOT))
+LONGEST_PAUSE = 10.0  # seconds between two attempts
 LEASE = 30.0  # seconds without a renewal after which another process may take over a lease
 # Protocols whose stores create a file only where none is, and whose fsspec packages (s3fs, gcsfs) can ask for that.
 _EXCLUSIVE_CREATION = ("s3", "s3a", "gs", "gcs")
@@ -39,8 +44,33 @@ _FINAL = (
 Result = TypeVar("Result")
 
 
+_patience: contextvars.ContextVar[float | None] = contextvars.ContextVar("patience", default=None)
+_ended = threading.Event()  # set when the user ends the sweep that this process runs
+
+
 class LockHeld(Exception):
     """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Wait only so long for the storage until the block ends, instead of `PATIENCE` seconds."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+@contextlib.contextmanager
+def ended_by(event: threading.Event) -> Iterator[None]:
+    """Stop waiting for the storage, on all threads, when the event is set; until the block ends."""
+    global _ended
+    before, _ended = _ended, event
+    try:
+        yield
+    finally:
+        _ended = before
 
 
 def folder(where: str | Path) -> Path:
@@ -70,6 +100,15 @@ def is_remote(where: str | Path) -> bool:
     """Return whether a path is the URL of an object store, not a path on a disk."""
     text = str(where)
     return "://" in text and not text.startswith("file://")
+
+
+def free(place: Path) -> str:
+    """Say how much is free on the disk of a folder; nothing of an object store."""
+    if is_remote(place):
+        return ""
+    with contextlib.suppress(OSError):
+        return f"; {shutil.disk_usage(place).free / 1e6:.1f} MB free"
+    return ""
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -178,6 +217,13 @@ def building(target: Path, last: str = "") -> Iterator[Path]:
             target.rename(old)  # the old folder is deleted only after the new one is in place
         partial.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+    except Exception as error:
+        if any(reason in str(error) for reason in FULL):  # whichever library wrote
+            raise errors.StorageError(
+                f"{target} cannot be written ({errors.summary(error)}{free(target.parent)}). What was stored is kept; "
+                "make room, and run the same command again."
+            ) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -374,25 +420,27 @@ def _with_retries(do: Callable[[], Result]) -> Result:
     """Return the result of `do`. While the storage does not answer, try again after growing pauses.
 
     Raises:
-        StorageError: the storage stayed away for `PATIENCE` seconds.
+        StorageError: the storage stayed away for `PATIENCE` seconds, or until the sweep is ended.
         OSError: an error that no waiting resolves.
     """
-    began, pause = time.monotonic(), 1.0
+    began, pause, chosen = time.monotonic(), 1.0, _patience.get()
+    limit = PATIENCE if chosen is None else chosen
     while True:
         try:
             return do()
         except _FINAL:
             raise
         except Exception as error:
-            if time.monotonic() - began > PATIENCE:
+            waited = time.monotonic() - began
+            if waited > limit or _ended.is_set():
                 raise errors.StorageError(
-                    f"the storage did not answer for {PATIENCE:.0f} s ({errors.summary(error)}). What was stored is "
-                    "kept; run the same command again when it is back."
+                    f"the storage did not answer for {waited:.0f} s ({errors.summary(error)}). What was stored is "
+                    "kept; run the same command again when it is back, or has room."
                 ) from error
             print(
                 f"the storage does not answer ({errors.summary(error)}); trying again in {pause:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
-        time.sleep(pause)
-        pause = min(30.0, 2 * pause)
+        _ended.wait(pause)
+        pause = min(LONGEST_PAUSE, 2 * pause)

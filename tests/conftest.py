@@ -29,13 +29,6 @@ for _name in ("ADIABATIC_STORAGE", "MLFLOW_TRACKING_URI"):  # of whoever runs th
     os.environ.pop(_name, None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist the tests of a file share their fixtures, and one process has all that may start a Ray."""
-    for item in items:
-        on_ray = item.path.is_relative_to(Path(__file__).parent / "sweep")
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(autouse=True)
 def no_tracking_uri_left_behind() -> Iterator[None]:
     """`mlflow.set_tracking_uri`, which tests call, also sets where later sweeps are tracked."""

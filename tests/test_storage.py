@@ -241,7 +241,7 @@ def test_a_listing_that_fails_is_not_an_empty_one(
     monkeypatch.setattr(storage, "PATIENCE", 0.0)
     with http.server.ThreadingHTTPServer(("127.0.0.1", s3._port), Busy) as busy:
         threading.Thread(target=busy.serve_forever).start()
-        with pytest.raises(errors.StorageError, match=r"did not answer for 0 s .*reduce your request rate"):
+        with pytest.raises(errors.StorageError, match=r"did not answer for \d+ s .*reduce your request rate"):
             storage.found(s3_root, "trials/*/trial.json")
         busy.shutdown()
     s3.start()
@@ -272,7 +272,7 @@ def test_a_disk_that_is_away_for_a_while_is_waited_for(tmp_path: Path, capsys: p
 @pytest.mark.slow
 def test_a_storage_that_stays_away_is_an_error(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PATIENCE", 0.5)
-    with pytest.raises(errors.StorageError, match=r"did not answer for 0 s .*run the same command again"):
+    with pytest.raises(errors.StorageError, match=r"did not answer for \d+ s .*run the same command again"):
         storage.read(away)
 
 

@@ -53,6 +53,7 @@ class TrialScheduler:
         self._losses: collections.Counter[tuple[int, int]] = collections.Counter()  # by trial and last evaluated step
         self._began = time.monotonic()
         self._last: dict[int, TrialReport] = {}  # the last report of each trial in this run
+        self._waiting: set[int] = set()  # trials that cannot store what they measured
         self._lagging: dict[int, str] = {}  # trials that are being stopped early, and why
         self._dropped: set[int] = set()  # trials whose displacements are deleted
         earlier = tuned(record for _, record in sorted(store.records.items()))
@@ -89,6 +90,10 @@ class TrialScheduler:
 
     def reported(self, report: TrialReport) -> bool:
         """Record what a trial reports. Return whether the trial must stop because it is harmful."""
+        if report.waits:
+            self._waits(report)
+            return False
+        self._waiting.discard(report.number)
         self._last[report.number] = report
         if report.metrics:
             record = self.store.records[report.number]
@@ -144,6 +149,20 @@ class TrialScheduler:
         """Whether the run must end now. Trials that are running then stay unfinished."""
         hours = self.budget.hours
         return self.interrupted.is_set() or (hours is not None and time.monotonic() - self._began > hours * 3600)
+
+    def _waits(self, report: TrialReport) -> None:
+        """Tell the listener, once for each wait."""
+        if report.number not in self._waiting:
+            self._waiting.add(report.number)
+            record = self.store.records[report.number]
+            place = self.store.folder.path
+            self.listener(
+                dataclasses.replace(
+                    record,
+                    reason=f"waits: {place} does not take its results ({report.waits}{storage.free(place)}). Make room "
+                    "there, and it goes on; Ctrl-C loses nothing that was stored",
+                )
+            )
 
     def _harmful(self, report: TrialReport) -> bool:
         return self.stops_harmful and report.harmful and report.status == "running"

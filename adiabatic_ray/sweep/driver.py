@@ -43,6 +43,9 @@ def run(sweep: config.Sweep, console: Console) -> TrialRecord | None:
             if not run.interrupted.is_set():
                 run.hand_over()
             status = "FAILED" if scheduler.failed else "FINISHED"
+        except errors.StorageError:  # of which the user has heard
+            if not run.interrupted.is_set():
+                raise
         finally:
             run.finish("KILLED" if run.interrupted.is_set() else status)
         if run.interrupted.is_set():

@@ -140,6 +140,15 @@ class SweepRun:
 
         `status` is that of the sweep's run in MLflow: FINISHED, FAILED, or KILLED if the user stopped the sweep.
         """
+        try:
+            self._finish(status)
+        except errors.StorageError as error:
+            if not self.interrupted.is_set():
+                raise
+            self.console.clear()
+            self.console.say(f"without a report: {error}")
+
+    def _finish(self, status: str) -> None:
         assert self.mirror is not None
         self.console.clear()
         winner = best(self.store.records.values())

@@ -73,7 +73,8 @@ def interruptible() -> Iterator[threading.Event]:
     """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted
+        with storage.ended_by(interrupted):
+            yield interrupted
         return
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -84,7 +85,8 @@ def interruptible() -> Iterator[threading.Event]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield interrupted
+        with storage.ended_by(interrupted):
+            yield interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

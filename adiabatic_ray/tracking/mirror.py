@@ -23,8 +23,9 @@ SECONDS_BETWEEN_SYNCS = 2.0
 SECONDS_AFTER_FAILURE = 15.0
 FINAL_SECONDS = 90.0  # how long an ending sweep waits for a delivery that is under way
 
-for _logger in ("mlflow", "alembic"):
-    logging.getLogger(_logger).setLevel(logging.ERROR)
+# MLflow's database logs what it raises, with a stack trace; `trouble` says it.
+for _logger, _level in (("mlflow", logging.ERROR), ("mlflow.store.db", logging.CRITICAL), ("alembic", logging.ERROR)):
+    logging.getLogger(_logger).setLevel(_level)
 
 
 class Mirror:

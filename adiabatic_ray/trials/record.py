@@ -76,7 +76,7 @@ class TrialReport:
 
     `metrics` is empty if nothing was measured. `worst` names the language pair that degraded most. `scaled` and
     `profile` are those of a complete trial's record. `harmful` says that harm is certain (see
-    `significance.Violation`).
+    `significance.Violation`). `waits` says why the evaluation cannot be stored yet; the rest follows when it is.
     """
 
     number: int
@@ -89,6 +89,7 @@ class TrialReport:
     profile: tuple[ProfilePoint, ...] = ()
     harmful: bool = False
     reason: str = ""
+    waits: str = ""
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,27 @@ def test_a_lost_trial_starts_again_unless_it_comes_no_further(open_scheduler: Op
     assert scheduler.failed
 
 
+def test_a_trial_that_waits_for_the_storage_is_told_once(open_scheduler: Open, heard: list[TrialRecord]) -> None:
+    scheduler = open_scheduler(trials=2)
+    number, _ = scheduler.next_trial() or (0, {})
+    waits = TrialReport(number, "running", waits="OSError: No space left on device")
+    del heard[:]
+    for _ in range(3):
+        assert not scheduler.reported(waits)
+    (told,) = heard
+    assert told.state == "running"
+    assert str(scheduler.store.folder.path) in told.reason
+    assert "No space left on device; " in told.reason
+    assert "MB free" in told.reason
+    scheduler.reported(report(number, step=4, status="running"))
+    scheduler.reported(waits)  # a second wait
+    assert sum("No space" in record.reason for record in heard) == 2
+    assert scheduler.store.records[number].reason == ""
+    scheduler.reported(report(number))
+    scheduler.ended(number)
+    assert scheduler.store.records[number].state == "complete"
+
+
 def test_the_last_trial_may_be_lost_too(open_scheduler: Open) -> None:
     scheduler = open_scheduler(retries=1, trials=1)
     number, choice = scheduler.next_trial() or (0, {})

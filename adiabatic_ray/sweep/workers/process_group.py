@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -54,12 +55,14 @@ class ProcessGroupRunner:
         self._arguments = (sweep, embedded, folder)
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
+        self._reports: dict[int, TrialReport] = {}  # of the present step, by rank
 
     def start(self, number: int, choice: Config) -> None:
         """Start a trial, and the processes if they do not run."""
         if not self._processes:
             self._start_processes()
-        self._tell((number, choice))
+        self._reports = {}
+        self._tell((number, choice), range(self.workers))
 
     def step(self) -> TrialReport:
         """Train up to the next evaluation point.
@@ -67,8 +70,11 @@ class ProcessGroupRunner:
         Raises:
             SweepError: a process died. The next `start` starts new ones.
         """
-        self._tell(None)
-        reports: dict[int, TrialReport] = {}
+        if len(self._reports) == self.workers:
+            self._reports = {}
+        # Those that have reported wait for the first, which could not store its evaluation.
+        self._tell(None, [rank for rank in range(self.workers) if rank not in self._reports])
+        reports = self._reports
         while len(reports) < self.workers:
             waiting = {self._pipes[rank]: rank for rank in range(self.workers) if rank not in reports}
             for pipe in wait(list(waiting)):
@@ -81,7 +87,7 @@ class ProcessGroupRunner:
                 if reports[rank].status in ALONE:
                     self.close()
                     return reports[rank]
-        return reports[0]
+        return reports.pop(0) if reports[0].waits else reports[0]
 
     def close(self) -> None:
         """End the processes."""
@@ -122,10 +128,10 @@ class ProcessGroupRunner:
         )
         return port
 
-    def _tell(self, message: Message) -> None:
-        for rank, pipe in enumerate(self._pipes):
+    def _tell(self, message: Message, ranks: Iterable[int]) -> None:
+        for rank in ranks:
             try:
-                pipe.send(message)
+                self._pipes[rank].send(message)
             except ConnectionError:
                 self._lost(rank)
 

@@ -25,6 +25,8 @@ from adiabatic_ray.train import trial
 from adiabatic_ray.trials.layout import SweepFolder
 from adiabatic_ray.trials.record import GAIN_AT_EDGE, Candidate, ProfilePoint, TrialReport
 
+PATIENCE = 2.0  # seconds to wait for the storage before the caller hears of it
+
 
 class TrialRunner:
     """Runs one trial at a time. `start` ends the one before it. Without `writes` nothing goes to the sweep's folder."""
@@ -38,24 +40,34 @@ class TrialRunner:
         self.data = trial.TrainingData.prepare(embedded.train, embedded.train_passages.open(), encoder)
         self.benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint, encoder.device)
         self.trial: Generator[trial.Progress[Measurement], None, None] | None = None
+        self._unstored: trial.Progress[Measurement] | None = None  # what a full storage did not take
         gc.freeze()  # later garbage collections then skip the libraries and the shared data
 
     def start(self, number: int, choice: Config) -> None:
         """Prepare a trial. All its work, and any failure, comes with the first `step`."""
         self.close()
+        self._unstored = None
         self.number, self.folder = number, self.sweep_folder.trial(number)
         self.trial = self._run(choice)
 
     def step(self) -> TrialReport:
-        """Train up to the next evaluation point.
+        """Train up to the next evaluation point, and store it.
+
+        If the storage does not take it within a few seconds, the report says only what it `waits` for, and the next
+        `step` tries again. So the caller hears of it, and can end.
 
         Raises:
             torch.AcceleratorError: the GPU failed, and this process cannot use it any more.
-            StorageError: the storage does not answer.
+            StorageError: the storage does not answer where a trial begins.
         """
         assert self.trial is not None
         try:
-            return self._report(next(self.trial))
+            self._unstored = progress = self._unstored or next(self.trial)
+            trouble = self._store(progress)
+            if trouble:
+                return TrialReport(self.number, "running", waits=trouble)
+            self._unstored = None
+            return self._report(progress)
         except (torch.AcceleratorError, errors.StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - a configuration that fails is a result, not the sweep's end
@@ -92,8 +104,6 @@ class TrialRunner:
             return TrialReport(self.number, progress.status, progress.step, progress.steps, reason=reason)
         violation = progress.measurement.violation
         assert violation is not None
-        if self.writes:
-            self._write(progress, progress.measurement)
         started = time.perf_counter()
         profile = self._profile(progress.measurement)
         times = {"time/profile_seconds": time.perf_counter() - started} if profile else {}
@@ -117,6 +127,17 @@ class TrialRunner:
         if not self.edges:
             return []
         return edge.profile(self.benchmark, {0.0: self.benchmark.untouched(), **(scaled or {}), 1.0: whole})
+
+    def _store(self, progress: trial.Progress[Measurement]) -> str:
+        """Store an evaluation, and return why that is not possible now, or nothing."""
+        if not self.writes or progress.measurement is None:
+            return ""
+        try:
+            with storage.patience(PATIENCE):
+                self._write(progress, progress.measurement)
+        except errors.StorageError as error:
+            return errors.summary(error.__cause__ or error)
+        return ""
 
     def _write(self, progress: trial.Progress[Measurement], measurement: Measurement) -> None:
         """Write what a resume or a confirmation needs. The evaluation is reported only after that."""

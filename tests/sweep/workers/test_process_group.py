@@ -129,3 +129,30 @@ def test_what_fails_is_a_result(group: Callable[[str], ProcessGroupRunner]) -> N
     assert "matches no parameter" in report.reason
     start(runner, 2)
     assert runner.step().status == "running"
+
+
+def test_a_storage_that_takes_nothing_is_reported_and_tried_again(
+    group: Callable[[str], ProcessGroupRunner], tmp_path: Path
+) -> None:
+    """The first process of a group stores; the others wait for it."""
+    undisturbed = group("alone")
+    start(undisturbed, 1)
+    expected = [undisturbed.step() for _ in range(2)]
+    undisturbed.close()
+    disturbed = group("runs")
+    start(disturbed, 1)
+    members = [
+        process for process in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(process.cmdline())
+    ]
+    assert len(members) >= 2
+    for process in members:
+        process.rlimit(psutil.RLIMIT_FSIZE, (50_000, psutil.RLIM_INFINITY))
+    reports = [disturbed.step() for _ in range(2)]
+    assert all("File too large" in report.waits for report in reports)
+    for process in members:
+        process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    later = [disturbed.step() for _ in range(2)]
+    assert [(report.step, report.status) for report in later] == [(report.step, report.status) for report in expected]
+    losses = [report.metrics["loss"] for report in expected]
+    assert [report.metrics["loss"] for report in later] == pytest.approx(losses, abs=1e-5)
+    assert SweepFolder(tmp_path / "runs").trial(1).displacement.exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +17,7 @@ from adiabatic_ray.evaluate import edge, outcomes
 from adiabatic_ray.evaluate.embedded_data import EmbeddedData
 from adiabatic_ray.model import checkpoint
 from adiabatic_ray.model.encoder import Encoder
-from adiabatic_ray.sweep.workers.trial_runner import TrialRunner
+from adiabatic_ray.sweep.workers import trial_runner
 from adiabatic_ray.trials.layout import SweepFolder, TrialFolder
 from adiabatic_ray.trials.record import TrialReport
 
@@ -28,11 +30,13 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 
 @pytest.fixture
-def runner(encoder: Encoder, small: config.Sweep, embedded: EmbeddedData, folder: SweepFolder) -> TrialRunner:
-    return TrialRunner(encoder, small, embedded, str(folder.path))
+def runner(
+    encoder: Encoder, small: config.Sweep, embedded: EmbeddedData, folder: SweepFolder
+) -> trial_runner.TrialRunner:
+    return trial_runner.TrialRunner(encoder, small, embedded, str(folder.path))
 
 
-def steps(runner: TrialRunner) -> list[TrialReport]:
+def steps(runner: trial_runner.TrialRunner) -> list[TrialReport]:
     """The reports of the trial that was started, to its end."""
     reports = [runner.step()]
     while reports[-1].status == "running":
@@ -47,7 +51,7 @@ def displacement(folder: TrialFolder) -> dict[str, torch.Tensor]:
 
 
 def test_a_trial_reports_what_is_on_disk(
-    runner: TrialRunner, folder: SweepFolder, embedded: EmbeddedData, small: config.Sweep
+    runner: trial_runner.TrialRunner, folder: SweepFolder, embedded: EmbeddedData, small: config.Sweep
 ) -> None:
     runner.start(1, GENTLE)
     assert not folder.path.exists()  # nothing happens before the first step
@@ -82,14 +86,14 @@ def test_a_trial_reports_what_is_on_disk(
 
 
 def test_another_process_goes_on_from_the_checkpoint(
-    encoder: Encoder, small: config.Sweep, embedded: EmbeddedData, folder: SweepFolder, runner: TrialRunner
+    encoder: Encoder, small: config.Sweep, embedded: EmbeddedData, folder: SweepFolder, runner: trial_runner.TrialRunner
 ) -> None:
     runner.start(1, GENTLE)
     unbroken = steps(runner)
     runner.start(2, GENTLE)
     runner.step()
     runner.close()
-    another = TrialRunner(encoder, small, embedded, str(folder.path))
+    another = trial_runner.TrialRunner(encoder, small, embedded, str(folder.path))
     another.start(2, GENTLE)
     (rest,) = steps(another)
 
@@ -103,7 +107,42 @@ def test_another_process_goes_on_from_the_checkpoint(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_trials_that_follow_each_other_do_not_meet(runner: TrialRunner, folder: SweepFolder) -> None:
+@contextlib.contextmanager
+def files_of(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_storage_that_takes_nothing_is_reported_and_tried_again(
+    runner: trial_runner.TrialRunner, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_runner, "PATIENCE", 0.0)
+    runner.start(1, GENTLE)
+    undisturbed = steps(runner)
+    runner.start(2, GENTLE)
+    with files_of(50_000):
+        for _ in range(2):
+            waiting = runner.step()
+            assert (waiting.number, waiting.status, waiting.metrics) == (2, "running", {})
+            assert "File too large" in waiting.waits
+    assert not folder.trial(2).checkpoint.exists()
+    later = steps(runner)
+    assert [report.step for report in later] == [4, 8]  # nothing was trained twice, and nothing is missing
+    assert [report.metrics["loss"] for report in later] == [report.metrics["loss"] for report in undisturbed]
+    assert all(report.waits == "" for report in later)
+    with files_of(50_000):
+        runner.start(3, GENTLE)
+        assert runner.step().waits
+    runner.start(4, GENTLE)  # a trial that was left waiting leaves nothing behind
+    assert [report.metrics["loss"] for report in steps(runner)] == [report.metrics["loss"] for report in undisturbed]
+
+
+def test_trials_that_follow_each_other_do_not_meet(runner: trial_runner.TrialRunner, folder: SweepFolder) -> None:
     """A trial after others, one of them left in its middle, is what it is alone."""
     runner.start(1, GENTLE)
     alone = steps(runner)
@@ -116,7 +155,7 @@ def test_trials_that_follow_each_other_do_not_meet(runner: TrialRunner, folder: 
     assert not folder.trial(2).displacement.exists()
 
 
-def test_what_fails_is_a_report(runner: TrialRunner, folder: SweepFolder) -> None:
+def test_what_fails_is_a_report(runner: trial_runner.TrialRunner, folder: SweepFolder) -> None:
     runner.start(1, {"freeze": "nothing.of.the.kind"})
     report = runner.step()
     assert (report.number, report.status, report.metrics) == (1, "crashed", {})
@@ -135,7 +174,7 @@ def test_certain_harm_is_reported(
     encoder: Encoder, load_sweep: Callable[..., config.Sweep], embedded: EmbeddedData, folder: SweepFolder
 ) -> None:
     sweep = load_sweep({"train.steps": 30, "train.evaluations": 1, "constraint.level": "overall"})
-    runner = TrialRunner(encoder, sweep, embedded, str(folder.path))
+    runner = trial_runner.TrialRunner(encoder, sweep, embedded, str(folder.path))
     runner.start(1, GENTLE)
     assert not steps(runner)[-1].harmful
     runner.start(2, {"learning_rate": 3e-3, "freeze": "none"})
@@ -147,7 +186,7 @@ def test_certain_harm_is_reported(
 def test_only_the_first_process_of_a_group_writes(
     encoder: Encoder, small: config.Sweep, embedded: EmbeddedData, folder: SweepFolder
 ) -> None:
-    runner = TrialRunner(encoder, small, embedded, str(folder.path), writes=False)
+    runner = trial_runner.TrialRunner(encoder, small, embedded, str(folder.path), writes=False)
     runner.start(1, GENTLE)
     assert [report.status for report in steps(runner)] == ["running", "complete"]
     assert not folder.path.exists()
