@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-TIMES = ("started", "finished", "time", "time/seconds_per_step", "time/evaluation_seconds", "time/profile_seconds")
+TIMES = ("started", "finished", "time")
+COSTS = ("time/", "system/")  # how metrics begin that no two runs have in common
 FILES = ("outcomes.safetensors", "confirmation.safetensors", "displacement.safetensors")
 NAMES = {
     "metrics": "select r.name, m.key from metrics m join runs r using (run_uuid)",
@@ -32,10 +33,10 @@ NAMES = {
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and text of a JSON value that is no time, by its place."""
+    """Every number and text of a JSON value that is no time and no memory, by its place."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            if key not in TIMES:
+            if key not in TIMES and not str(key).startswith(COSTS):
                 yield from leaves(inner, f"{path}.{key}")
     else:
         yield path, value

@@ -193,8 +193,10 @@ def _ranking(name: str, source: config.Source, read: Tables, seed: int, spoken: 
     # with the query's own id may be its answer.
     own = [row_of.get(i, -1) for i in chosen]
     identical = [-1 if judgements[i].get(row, 0) > 0 else row for i, row in zip(chosen, own, strict=True)]
-    texts = _text_languages(judged, list(corpus), _languages_by_id(source, read["corpus"]))
-    asked, answered = sets.spoken([language[i] for i in chosen], texts) if language else (None, None)
+    written = _languages_by_id(source, read["corpus"]) if language else {}
+    asked, answered = sets.spoken(
+        [language[i] for i in chosen] if language else [], _text_languages(judged, list(corpus), written)
+    )
     dropped["the query's own id (passages, each left out of its query's ranking)"] = sum(row >= 0 for row in identical)
     return sets.Ranking(
         name=name,

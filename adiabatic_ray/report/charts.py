@@ -2,13 +2,15 @@
 
 The page shows them in the figures' places where it may run scripts; on paper and without scripts the figures stay. A
 mark that stands for a trial has its number in `trial`, so that charts can point to the same trial together and say the
-same of it (`tips`, which the page has once); what only this mark says is in its `tip`.
+same of it (`tips`, which the page has once); what only this mark says is in its `tip`. Marks of the same trial that
+stand for different things differ in what they say as `here`.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -51,9 +53,9 @@ def embedded(value: object) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """A value with its numbers to six digits, more than a chart can show."""
+    """A value with its numbers to six digits, more than a chart can show; none where they are infinite."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _rounded(one) for key, one in value.items()}
     return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
@@ -86,25 +88,25 @@ def chart(*layers: Spec, height: int = HEIGHT, **more: Any) -> Spec:
     return {**spec, "layer": shown, **more}
 
 
-def trials(rows: Rows, x: Spec, y: Spec, legend: bool = True) -> Spec:
+def trials(rows: Rows, x: Spec, y: Spec) -> Spec:
     """Trials as points at `x` and `y`, each kind in its own colour and shape; the legend chooses kinds."""
     kinds = [one for one in figures.KINDS if any(row["kind"] == one for row in rows)]
     colours = {"domain": kinds, "range": [figures.KINDS[one][1] for one in kinds]}
     shapes = {"domain": kinds, "range": [SHAPES[one] for one in kinds]}
-    shown = {**LEGEND, "title": None} if legend else None
+    legend = {**LEGEND, "title": None}
     size = 40 if len(rows) > 60 else 90
     return {
         "data": {"values": rows},
-        "params": [*zoom(), *([chosen("kind")] if legend else [])],
+        "params": [*zoom(), chosen("kind")],
         "mark": {"type": "point", "filled": True, "tooltip": TIP, "stroke": INK},
         "encoding": {
             "x": x,
             "y": y,
-            "color": {"field": "kind", "type": "nominal", "scale": colours, "legend": shown},
-            "shape": {"field": "kind", "type": "nominal", "scale": shapes, "legend": shown},
+            "color": {"field": "kind", "type": "nominal", "scale": colours, "legend": legend},
+            "shape": {"field": "kind", "type": "nominal", "scale": shapes, "legend": legend},
             "size": {"condition": {**FOCUS, "value": 4 * size}, "value": size},
             "strokeWidth": {"condition": [{**FOCUS, "value": 2}, {"test": "datum.best", "value": 2}], "value": 0},
-            **({"opacity": {"condition": {"param": "kind", "value": 0.85}, "value": 0.06}} if legend else {}),
+            "opacity": {"condition": {"param": "kind", "value": 0.85}, "value": 0.06},
         },
     }
 
@@ -128,13 +130,12 @@ def line(values: Rows, x: Spec, y: Spec, colour: Any, **mark: Any) -> Spec:
 
 def zero(axis: str = "y") -> Spec:
     """The line at 0."""
-    return {"data": {"values": [{}]}, "mark": {"type": "rule", "color": "#888"}, "encoding": {axis: {"datum": 0}}}
+    return rule(axis, 0, color="#888")
 
 
-def rule(axis: str, value: float) -> list[Spec]:
-    """A dashed line at a value."""
-    mark = {"type": "rule", "strokeDash": [4, 3], "color": INK}
-    return [{"data": {"values": [{}]}, "mark": mark, "encoding": {axis: {"datum": value}}}]
+def rule(axis: str, value: float, **mark: Any) -> Spec:
+    """A line at a value."""
+    return {"data": {"values": [{}]}, "mark": {"type": "rule", **mark}, "encoding": {axis: {"datum": value}}}
 
 
 def number(field: str, title: str, scale: Spec | None = None) -> Spec:

@@ -31,8 +31,8 @@ COURSE = charts.chart(  # of the data `course`: the metrics of a whole displacem
 def of(store: TrialStore, records: Sequence[TrialRecord]) -> dict[int, dict[str, Any]]:
     """The details of each trial, by its number.
 
-    `config` is a line for each hyper-parameter, `course` are its evaluations, where it has several, `languages`
-    the improvement in each language of each guard, in percent, and `command` exports it.
+    `config` has its hyper-parameters in full. `course` are its evaluations, where it has several. `languages` has the
+    improvement in each language of each guard, in percent, at the scale of its candidate. `command` exports it.
     """
     return {record.number: _of(store, record) for record in records}
 

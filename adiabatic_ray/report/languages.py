@@ -67,7 +67,8 @@ def _chart(name: str, guard: Guard) -> charts.Spec:
     colour = {"field": "colour", "type": "nominal", "scale": None}
     shown = {"data": {"values": rows}, "mark": {"type": "bar", "tooltip": tooltip}}
     whiskers = {"data": {"values": rows}, "mark": {"type": "rule", "color": charts.INK, "tooltip": tooltip}}
-    allowed = charts.rule("x", -guard.margin) if guard.margin is not None else []
+    dashed = {"strokeDash": [4, 3], "color": charts.INK}
+    allowed = [charts.rule("x", -guard.margin, **dashed)] if guard.margin is not None else []
     return charts.chart(
         {**shown, "encoding": {"x": x, "y": y, "color": colour}},
         {**whiskers, "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}},

@@ -73,7 +73,7 @@ def _chart(shown: Sequence[TrialRecord], key: str, label: str, colour: charts.Sp
             "scale": one.scale,
             "value": one.metrics[key],
             "best": one == record.edge,
-            "tip": {"measured": f"{key} {one.metrics[key]:+.2f} at scale {one.scale:.3g}"},
+            "tip": {"here": f"scale {one.scale:.3g}", f"measured {key}": f"{one.metrics[key]:+.2f}"},
         }
         for record in shown
         for one in (*record.scaled, record.whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,6 +280,51 @@ def test_charts_answer_the_pointer(tmp_path: Path, visit: Visit) -> None:
     tab.emulate_media(media="print")
     assert tab.locator("#figure-history img").is_visible()
     assert not tab.locator("#figure-history canvas").is_visible()
+
+
+def test_every_chart_has_a_table_of_its_numbers(tmp_path: Path, visit: Visit) -> None:
+    store = in_folder(tmp_path, 16)
+    winner = confirm(store, -0.31)
+    keep_outcomes(store)
+    tab = visit(page.write_from(store, evidence(store), IMPORTANCES)[0])
+    measured = [record for record in store.records.values() if record.number and record.points and not record.failed]
+    stored = outcomes.load(store.folder.trial(winner.number).outcomes)
+    base = outcomes.load(store.folder.trial(0).outcomes)
+    assert stored is not None
+    assert base is not None
+    assert winner.candidate is not None
+    for name in ("history", "rates", "parallel", "curves"):
+        tab.locator(f"#figure-{name} summary").click()
+        tab.wait_for_selector(f"#figure-{name} tbody")
+        rows = tab.locator(f"#figure-{name} tbody tr")
+        assert rows.count() == len(measured)
+        (row,) = [text for text in rows.all_inner_texts() if text.startswith(f"{winner.number}:") or "best:" in text]
+        assert f"{winner.metrics['gain']:+.2f}%" in row
+        assert naming.show(winner.config["learning_rate"]) in row
+    assert f"{winner.metrics['improvement/arxiv']:+.2f}%" in row  # of `curves`
+    tab.locator("#figure-heat_maps summary").click()
+    tab.wait_for_selector("#figure-heat_maps tbody")
+    rows = tab.locator("#figure-heat_maps tbody tr")
+    assert rows.count() == 2 * 15 * 15
+    one = stored.evidence("xnli", winner.candidate.scale, base)
+    assert one is not None
+    before, after = (int(values[:, 1, 0, 2].sum()) for values in (one.base, one.tuned))
+    (row,) = [
+        text for text in rows.all_inner_texts() if text.startswith("xnli: entailment against contradiction\tar\tde")
+    ]
+    assert f"{100 * (before - after) / before:+.2f}%" in row
+
+
+def test_what_is_infinite_is_left_out_of_the_charts(tmp_path: Path, visit: Visit) -> None:
+    """A language in which only the tuned encoder makes mistakes is infinitely worse."""
+    store = in_folder(tmp_path, 8)
+    record = store.records[3]
+    metrics = {**record.metrics, "worst_language": -math.inf, "improvement/xnli/de": -math.inf}
+    store.records[3] = dataclasses.replace(record, points=(Evaluation(8, 2.0, metrics),))
+    tab = visit(page.write_from(store, evidence(store), {})[0])
+    tab.wait_for_selector("#figure-parallel.live")
+    point_at(tab, "history", 3)
+    assert "-inf%" in tab.locator("#vg-tooltip-element").inner_text()
 
 
 def test_a_trial_opens(tmp_path: Path, visit: Visit) -> None:

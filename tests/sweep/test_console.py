@@ -158,7 +158,7 @@ def test_a_running_sweep_in_a_panel(pipe: Shown, terminal: Shown) -> None:
     assert output.count("trial 2 ended\n") == 1
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
 def test_the_panel_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, terminal: Shown) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     config = {"learning_rate": 1e-6, "freeze": "embeddings+attention.output+feed_forward.output", "batch_size": 14}

@@ -21,6 +21,7 @@ from adiabatic_ray.model import checkpoint
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.search.space import Config
 from adiabatic_ray.sweep.cluster import gpu_memory
+from adiabatic_ray.sweep.workers.usage import Usage
 from adiabatic_ray.train import trial
 from adiabatic_ray.trials.layout import SweepFolder
 from adiabatic_ray.trials.record import GAIN_AT_EDGE, Candidate, ProfilePoint, TrialReport
@@ -46,7 +47,7 @@ class TrialRunner:
     def start(self, number: int, choice: Config) -> None:
         """Prepare a trial. All its work, and any failure, comes with the first `step`."""
         self.close()
-        self._unstored = None
+        self._unstored, self.usage = None, Usage(self.encoder.device)
         self.number, self.folder = number, self.sweep_folder.trial(number)
         self.trial = self._run(choice)
 
@@ -106,7 +107,8 @@ class TrialRunner:
         assert violation is not None
         started = time.perf_counter()
         profile = self._profile(progress.measurement)
-        times = {"time/profile_seconds": time.perf_counter() - started} if profile else {}
+        spent = {"time/profile_seconds": time.perf_counter() - started} if profile else {}
+        spent |= self.usage.metrics()
         predicted = {point.scale: point for point in profile}
         if progress.scaled:
             profile = self._profile(progress.measurement, progress.scaled)
@@ -115,7 +117,7 @@ class TrialRunner:
             status=progress.status,
             step=progress.step,
             steps=progress.steps,
-            metrics={**progress.metrics, **progress.measurement.metrics, **_edge_metrics(predicted), **times},
+            metrics={**progress.metrics, **progress.measurement.metrics, **_edge_metrics(predicted), **spent},
             worst=violation.worst,
             scaled=tuple(_candidate(scale, one, predicted) for scale, one in sorted(progress.scaled.items())),
             profile=tuple(profile) if progress.status == "complete" else (),

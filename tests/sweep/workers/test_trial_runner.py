@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -66,6 +68,9 @@ def test_a_trial_reports_what_is_on_disk(
     whole = runner.step()
     assert (whole.status, whole.step, whole.reason) == ("complete", 8, "")
     assert whole.metrics.keys() >= {"loss", "gain", "p_value", "constraint", "displacement/norm", "pnd/questions"}
+    assert 0 < whole.metrics["system/process_cpu_utilization_percentage"] < 100 * (os.cpu_count() or 1)
+    used = psutil.Process().memory_info().rss / 1e6
+    assert whole.metrics["system/process_memory_usage_megabytes"] == pytest.approx(used, rel=0.5)
     assert len(whole.scaled) <= small.evaluate.exact
     assert [point.scale for point in whole.profile] == sorted({*edge.GRID, *(one.scale for one in whole.scaled)})
 
@@ -98,7 +103,7 @@ def test_another_process_goes_on_from_the_checkpoint(
     (rest,) = steps(another)
 
     def untimed(report: TrialReport) -> TrialReport:
-        metrics = {key: value for key, value in report.metrics.items() if not key.startswith("time/")}
+        metrics = {key: value for key, value in report.metrics.items() if not key.startswith(("time/", "system/"))}
         return dataclasses.replace(report, number=0, metrics=metrics)
 
     assert untimed(rest) == untimed(unbroken[-1])
