@@ -140,7 +140,7 @@ def rule(axis: str, value: float, **mark: Any) -> Spec:
 
 def number(field: str, title: str, scale: Spec | None = None) -> Spec:
     """A field of numbers on an axis."""
-    axis: Spec = {"format": ".3~f", "labelOverlap": True}
+    axis: Spec = {"format": ".3~f", "labelOverlap": True, "tickCount": 10}
     if field in WHOLE:
         axis["tickMinStep"] = 1
     if scale and scale["type"] == "symlog":

@@ -138,7 +138,7 @@ def _point(record: TrialRecord, name: str, interval: Interval | None, mask: str)
 def _chart(rows: charts.Rows, name: str, masks: Sequence[str], ranges: Sequence[Regime]) -> charts.Spec:
     names = [short(mask) for mask in masks]
     colours = {"domain": names, "range": [COLOURS[i % len(COLOURS)] for i in range(len(masks))]}
-    legend = {**charts.LEGEND, "title": "frozen"}
+    legend = {**charts.LEGEND, "title": "frozen", "symbolFillColor": "transparent"}
     colour = {"field": "mask", "type": "nominal", "scale": colours, "legend": legend}
     inside = [row["value"] for row in rows if row["feasible"]]
     scale = charts.stretched([row["value"] for row in rows], inside)
