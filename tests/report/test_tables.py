@@ -64,3 +64,19 @@ def test_repeats_are_summed_up() -> None:
     row = tables.table([trial(2, 4.0, -0.2, repeats=repeats)]).iloc[0]
     assert (row["seeds"], row["seeds_feasible"]) == (3, pytest.approx(2 / 3))
     assert (row["seeds_gain"], row["seeds_gain_sd"]) == pytest.approx((7 / 3, 1.5275252))
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ("neutral/bg/vi", "bg (neutral)"),
+        ("xnli/neutral/bg/vi", "bg (neutral)"),
+        ("ndcg_at_10/archive/tr", "tr (ndcg_at_10/archive)"),
+        ("ndcg_at_10/archive/tr>en", "tr (ndcg_at_10/archive/en texts)"),
+        ("tr>en", "tr (en texts)"),
+        ("tr", "tr"),
+        ("", "somebody"),
+    ],
+)
+def test_whom_a_trial_harms(group: str, words: str) -> None:
+    assert tables.whom(group) == words
