@@ -129,7 +129,7 @@ def test_pairs_of_other_guards_are_drawn_below(outcomes: tuple[Tensor, Tensor]) 
     assert "randomization" in legend.get_texts()[0].get_text()
 
 
-def test_a_pair_that_a_set_lacks_is_left_white() -> None:
+def test_a_pair_that_a_set_lacks_is_left_out() -> None:
     spoken, written = Languages.of(["de", "tr", "tr"]), Languages.of(["en", "en", "tr"])
     values = torch.tensor([True, True, False])
     figure = heat_maps.improvement({"q": Evidence(values, values, [], spoken, written)}, "title")
