@@ -43,8 +43,6 @@ def connected() -> Iterator[bool]:
     address = os.environ.get("RAY_ADDRESS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if address:
-        # Ray's C++ code would write to the terminal of whoever connects. A cluster that we start keeps its logs.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             _knock(address)
             ray.init(**options)

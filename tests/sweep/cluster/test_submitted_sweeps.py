@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -221,7 +220,6 @@ def test_rays_own_command_and_two_sweeps_at_once(head: Head, write_sweep: Callab
         thread.join()
     for name in names:
         assert done[name].returncode == 0, done[name].stdout + done[name].stderr
-        assert [line for line in done[name].stdout.splitlines() if re.search(r"\b\w+\.cc:\d", line)] == []
         records = head.store(name).records
         assert sorted(records) == [0, 1, 2]
         assert {record.state for record in records.values()} <= {"complete", "stopped"}
