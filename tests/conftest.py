@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import pytest
 
 from adiabatic_ray import config, sweep_file
 from adiabatic_ray.pocket import folder
-from tests import mlflow_server
+from tests import chromium, mlflow_server
 
 if TYPE_CHECKING:  # these take seconds to import, and most tests need none of them
     from moto.server import ThreadedMotoServer
@@ -147,7 +146,7 @@ def browser() -> Iterator[Browser]:
 
     Not the session's: playwright keeps an event loop running for as long, beside which no other can run.
     """
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    executable = chromium.executable()
     if executable is None:
         pytest.skip("no chromium or google-chrome is installed, so no page is opened")
     playwright = pytest.importorskip("playwright.sync_api")

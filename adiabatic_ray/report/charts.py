@@ -68,17 +68,22 @@ def tips(records: Iterable[TrialRecord], winner: TrialRecord | None, intervals: 
 
 def _tip(record: TrialRecord, winner: TrialRecord | None, interval: Interval | None) -> dict[str, str]:
     part, metrics = record.candidate, record.metrics
-    around = f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else ""
+    scaled = {f"at scale {naming.show(part.scale)}": estimate(part.gain)} if part and part.scale < 1 else {}
     said = {
         "trial": f"{record.number}: {tables.verdict(record, winner)}",
-        "gain": f"{metrics['gain']:+.2f}%{around}" if "gain" in metrics else "",
-        "worst language": f"{metrics['worst_language']:+.2f}%" if "worst_language" in metrics else "",
+        "gain": estimate(metrics["gain"], interval) if "gain" in metrics else "",
+        "worst language": estimate(metrics["worst_language"]) if "worst_language" in metrics else "",
         "constraint": f"{metrics['constraint']:+.2f}" if "constraint" in metrics else "",
-        f"at scale {naming.show(part.scale)}" if part and part.scale < 1 else "": f"{part.gain:+.2f}%" if part else "",
-        "confirmed gain": f"{record.confirmation['gain']:+.2f}%" if "gain" in record.confirmation else "",
+        **scaled,
+        "confirmed gain": estimate(record.confirmation["gain"]) if "gain" in record.confirmation else "",
         **{name: naming.show(value) for name, value in record.config.items()},
     }
-    return {name: text for name, text in said.items() if name and text}
+    return {name: text for name, text in said.items() if text}
+
+
+def estimate(percent: float, interval: Interval | None = None) -> str:
+    """An estimate in words, with its interval where there is one."""
+    return f"{percent:+.2f}%" + (f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "")
 
 
 def chart(*layers: Spec, height: int = HEIGHT, **more: Any) -> Spec:

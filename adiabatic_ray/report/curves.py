@@ -121,7 +121,6 @@ def improvement_charts(
 
 def _point(record: TrialRecord, name: str, interval: Interval | None, mask: str) -> dict[str, Any]:
     value = record.metrics[f"improvement/{name}"]
-    around = f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else ""
     return {
         "trial": record.number,
         "rate": float(record.config["learning_rate"]),
@@ -131,7 +130,7 @@ def _point(record: TrialRecord, name: str, interval: Interval | None, mask: str)
         "mask": short(mask),
         "feasible": record.feasible,
         "significant": _significant(record, name, interval),
-        "tip": {f"improvement on {name}": f"{value:+.2f}%{around}"},
+        "tip": {f"improvement on {name}": charts.estimate(value, interval)},
     }
 
 

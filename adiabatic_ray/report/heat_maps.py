@@ -63,7 +63,7 @@ def _chart(title: str, pairs: Mapping[tuple[str, str], Evidence]) -> charts.Spec
     rows: charts.Rows = []
     for (query, text), one in pairs.items():
         value, p_value = one.improvement, significance.p_value(one)
-        said = {"query": query, "texts": text, "improvement": f"{value:+.2f}%", "p": f"{p_value:.2g}"}
+        said = {"query": query, "texts": text, "improvement": charts.estimate(value), "p": f"{p_value:.2g}"}
         cross = "" if p_value < significance.SIGNIFICANT else "×"
         rows.append({"query": query, "text": text, "value": _finite(value), "cross": cross, "tip": said})
     largest = max(1.0, *(abs(row["value"]) for row in rows))

@@ -58,7 +58,7 @@ def _chart(name: str, guard: Guard) -> charts.Spec:
             "low": one.low,
             "high": one.high,
             "colour": FEASIBLE if one.value >= 0 else INFEASIBLE,
-            "tip": {"language": language, "improvement": f"{one.value:+.2f}% [{one.low:+.2f}, {one.high:+.2f}]"},
+            "tip": {"language": language, "improvement": charts.estimate(one.value, one)},
         }
         for language, one in guard.languages.items()
     ]

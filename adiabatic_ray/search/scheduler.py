@@ -53,7 +53,6 @@ class TrialScheduler:
         self._losses: collections.Counter[tuple[int, int]] = collections.Counter()  # by trial and last evaluated step
         self._began = time.monotonic()
         self._last: dict[int, TrialReport] = {}  # the last report of each trial in this run
-        self._waiting: set[int] = set()  # trials that cannot store what they measured
         self._lagging: dict[int, str] = {}  # trials that are being stopped early, and why
         self._dropped: set[int] = set()  # trials whose displacements are deleted
         earlier = tuned(record for _, record in sorted(store.records.items()))
@@ -90,16 +89,14 @@ class TrialScheduler:
 
     def reported(self, report: TrialReport) -> bool:
         """Record what a trial reports. Return whether the trial must stop because it is harmful."""
-        if report.waits:
-            self._waits(report)
-            return False
-        self._waiting.discard(report.number)
+        earlier = self._last.get(report.number)
         self._last[report.number] = report
+        if report.waits and not (earlier and earlier.waits):
+            self._tell_wait(report)
         if report.metrics:
             record = self.store.records[report.number]
             point = Evaluation(report.step, time.time(), report.metrics)
-            earlier = tuple(p for p in record.points if p.step < point.step)
-            points = (*earlier, point)
+            points = (*(p for p in record.points if p.step < point.step), point)
             measured = dataclasses.replace(record, points=points, worst=report.worst, scaled=report.scaled)
             self._put(dataclasses.replace(measured, profile=report.profile))
         return self._harmful(report)
@@ -150,19 +147,14 @@ class TrialScheduler:
         hours = self.budget.hours
         return self.interrupted.is_set() or (hours is not None and time.monotonic() - self._began > hours * 3600)
 
-    def _waits(self, report: TrialReport) -> None:
-        """Tell the listener, once for each wait."""
-        if report.number not in self._waiting:
-            self._waiting.add(report.number)
-            record = self.store.records[report.number]
-            place = self.store.folder.path
-            self.listener(
-                dataclasses.replace(
-                    record,
-                    reason=f"waits: {place} does not take its results ({report.waits}{storage.free(place)}). Make room "
-                    "there, and it goes on; Ctrl-C loses nothing that was stored",
-                )
-            )
+    def _tell_wait(self, report: TrialReport) -> None:
+        """Tell the listener what a trial waits for."""
+        place = self.store.folder.path
+        reason = (
+            f"waits: {place} does not take its results ({report.waits}{storage.free(place)}). Make room there, and it "
+            "goes on; Ctrl-C loses nothing that was stored"
+        )
+        self.listener(dataclasses.replace(self.store.records[report.number], reason=reason))
 
     def _harmful(self, report: TrialReport) -> bool:
         return self.stops_harmful and report.harmful and report.status == "running"

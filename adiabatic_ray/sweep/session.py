@@ -73,8 +73,7 @@ def interruptible() -> Iterator[threading.Event]:
     """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        with storage.ended_by(interrupted):
-            yield interrupted
+        yield interrupted
         return
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -9,7 +9,6 @@ same bootstrap and page as real ones.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from adiabatic_ray.evaluate.outcomes import Outcomes
 from adiabatic_ray.report import page
 from adiabatic_ray.trials.record import UNTOUCHED, Evaluation, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
-from tests import guards
+from tests import chromium, guards
 from tests.report.pointing import place_of
 
 LANGUAGES = ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
@@ -119,9 +118,8 @@ def main(trials: int) -> None:
 
 def pointed_at(report: Path, numbers: Iterable[int]) -> list[float]:
     """Milliseconds of script that the page spends when the pointer comes to trials, in a headless Chromium."""
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=chromium.executable(), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.goto(report.as_uri())
         tab.wait_for_selector("#figure-parallel.live")

@@ -70,8 +70,6 @@ class ProcessGroupRunner:
         Raises:
             SweepError: a process died. The next `start` starts new ones.
         """
-        if len(self._reports) == self.workers:
-            self._reports = {}
         # Those that have reported wait for the first, which could not store its evaluation.
         self._tell(None, [rank for rank in range(self.workers) if rank not in self._reports])
         reports = self._reports
@@ -87,7 +85,10 @@ class ProcessGroupRunner:
                 if reports[rank].status in ALONE:
                     self.close()
                     return reports[rank]
-        return reports.pop(0) if reports[0].waits else reports[0]
+        if reports[0].waits:
+            return reports.pop(0)
+        self._reports = {}
+        return reports[0]
 
     def close(self) -> None:
         """End the processes."""
