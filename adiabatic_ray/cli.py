@@ -361,6 +361,8 @@ def export(options: Options) -> None:
     console, exported = _console(), ExportFolder(options.out)
     console.say(f"query encoder of trial {record.number}: {exported.query_encoder}")
     console.say(f"one model with the untouched document side: {exported.retrieval_model}")
+    if exported.query_adapter.exists():
+        console.say(f"adapter for the untouched encoder: {exported.query_adapter}")
 
 
 @_command(

@@ -256,6 +256,8 @@ class Train:
     """Of the loss `infonce`, which divides cosines by it; 0.05 as in sentence-transformers (`scale` 20)."""
     freeze: str = "embeddings"
     """Mask of weights that stay as they are: roles or patterns of names joined with `+`, or `none`."""
+    rank: int | None = None
+    """Of low-rank displacements (LoRA) of the transformer's linear maps that the mask leaves; full unless given."""
     steps: int | None = None
     """Optimiser steps of a trial; give this or `epochs`."""
     epochs: float | None = None
@@ -303,6 +305,7 @@ class Train:
         _require(
             self.seed is None or 0 <= self.seed < 2**32, "seed", f"must lie between 0 and 2^32 - 1, but got {self.seed}"
         )
+        _require(self.rank is None or self.rank >= 1, "rank", f"must be at least 1, but got {self.rank}")
         _require(bool(self.freeze.strip()), "freeze", "must not be empty; write `none` to freeze nothing")
 
 

@@ -181,7 +181,7 @@ def test_a_choice_of_one_length_takes_the_other_away(
 
 def test_whole_numbers() -> None:
     whole = {key for key in config.SEARCHABLE if config.is_whole(key)}
-    assert whole == {"batch_size", "steps", "warmup_steps", "gradient_accumulation_steps", "seed"}
+    assert whole == {"batch_size", "rank", "steps", "warmup_steps", "gradient_accumulation_steps", "seed"}
 
 
 def test_names_in_messages() -> None:

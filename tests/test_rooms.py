@@ -38,6 +38,7 @@ HEAVY = {
     "datasets": "data",
     "transformers": "model",
     "sentence_transformers": "model",
+    "peft": "model",
 }
 PRIVATE_RAY = "sweep/cluster/ray_private.py"
 

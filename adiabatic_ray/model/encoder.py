@@ -105,6 +105,12 @@ class Encoder:
         return next(iter(self.parameters.values())).device
 
     @property
+    def transformer(self) -> nn.Module:
+        """The model of transformers that embeds queries, by whose names `parameters` go."""
+        model: nn.Module = self.module[0].auto_model
+        return model
+
+    @property
     def dimension(self) -> int:
         return int(self.module.get_embedding_dimension())
 
@@ -242,6 +248,7 @@ def load(settings: config.Model, device: str | torch.device | None = None, *, co
             raise errors.ModelError(
                 f"model.name: cannot load {name}: {errors.summary(error)} {_hint(error)}"
             ) from error
+    _merge_adapters(module)
     if settings.pooling is not None:
         _set_pooling(module, settings.pooling)
     if settings.similarity is not None:
@@ -283,7 +290,7 @@ def _require_all_weights(encoder: Encoder) -> None:
     Raises:
         ModelError: the embedding of a query depends on one of them, which was drawn at random.
     """
-    model = encoder.module[0].auto_model
+    model = encoder.transformer
     if not isinstance(model, transformers.PreTrainedModel):
         return
     try:
@@ -422,6 +429,23 @@ def _settings(module: nn.Module) -> list[Any]:
     model = module.auto_model.config.to_dict() if isinstance(module, Transformer) else {}
     origin = ("_name_or_path", "transformers_version", "architectures", "dtype")
     return [type(module).__name__, own, {key: value for key, value in model.items() if key not in origin}]
+
+
+def _merge_adapters(module: SentenceTransformer) -> None:
+    """Add the adapters that came with a model to its weights, in a model that knows nothing of them."""
+    for transformer in [one for one in module.modules() if isinstance(one, Transformer)]:
+        model = transformer.model
+        if not getattr(model, "_hf_peft_config_loaded", False):
+            continue
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, BaseTunerLayer):
+                layer.merge()
+                model.set_submodule(name, layer.get_base_layer())
+        transformer.model = type(model)(model.config).to(model.device)
+        transformer.model.load_state_dict(model.state_dict())
+        transformer.model.name_or_path = ""  # there lies the base of the adapter
 
 
 def _set_pooling(module: SentenceTransformer, mode: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
+from adiabatic_ray.model import low_rank
 from adiabatic_ray.model.encoder import Encoder, Side, Weights, quiet
 from adiabatic_ray.trials.layout import ExportFolder
 
@@ -61,6 +62,32 @@ def save_retrieval_model(encoder: Encoder, folder: Path, weights: Weights) -> No
         truncate_dim=encoder.module.truncate_dim,
     )
     _write(both, folder)
+
+
+def save_adapter(encoder: Encoder, folder: Path, factors: Weights, scale: float, card: str) -> None:
+    """Write a displacement of low rank times `scale` as a LoRA adapter for the untouched encoder, in peft's format.
+
+    `SentenceTransformer(folder)` loads both where the base's name leads to it. Else the adapter is put on a base that
+    was loaded: `base.load_adapter(folder)`, or `peft.PeftModel.from_pretrained(base[0].auto_model, folder)`.
+    """
+    import peft
+
+    of_a = {name.removesuffix(low_rank.A): tensor for name, tensor in factors.items() if name.endswith(low_rank.A)}
+    rank = len(next(iter(of_a.values())))
+    module = _side(encoder, "query", {})
+    module.prompts = _prompts(encoder)
+    targets = {name: name.removesuffix(".weight") for name in of_a}
+    revision = encoder.settings.revision
+    module.add_adapter(
+        peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets.values()), revision=revision)
+    )
+    own = dict(module[0].auto_model.named_parameters())
+    with torch.no_grad():
+        for name, target in targets.items():
+            own[f"{target}.lora_A.default.weight"].copy_(of_a[name])
+            own[f"{target}.lora_B.default.weight"].copy_(scale * factors[name + low_rank.B])
+    _write(module, folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _side(encoder: Encoder, side: Side, weights: Weights) -> SentenceTransformer:

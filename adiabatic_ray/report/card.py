@@ -36,7 +36,7 @@ class MeasuredSet(NamedTuple):
 def render(store: TrialStore, record: TrialRecord) -> str:
     """The card of a trial's candidate, as Markdown with YAML front matter.
 
-    One text for both exported models: it shows the use of each. A trial without a candidate (infeasible, exported all
+    One text for all exported models: it shows the use of each. A trial without a candidate (infeasible, exported all
     the same) is described by its whole displacement, under a warning. The table of languages is left out where the
     outcomes of the untouched encoder cannot be read.
     """
@@ -47,6 +47,7 @@ def render(store: TrialStore, record: TrialRecord) -> str:
         trial=record.number,
         query_encoder=exported.query_encoder.name,
         retrieval_model=exported.retrieval_model.name,
+        query_adapter=exported.query_adapter.name,
         **_base_model(store.sweep.model),
         **_training(store.sweep, record),
         **_results(store, record),

@@ -78,6 +78,14 @@ def masks(sweep: config.Sweep) -> list[str]:
     return [str(mask) for mask in choices]
 
 
+def largest_rank(sweep: config.Sweep) -> int | None:
+    """The largest rank that a displacement may have. `None` if displacements are full."""
+    choices = sweep.search.space.get("rank")
+    if choices is None:
+        return sweep.train.rank
+    return max(map(int, choices)) if isinstance(choices, list) else int(choices.high)
+
+
 def num_trials(sweep: config.Sweep) -> int:
     """The number of trials: what the budget allows, and at most one for each configuration."""
     return min(n for n in (size(sweep.search), sweep.budget.trials) if n is not None)

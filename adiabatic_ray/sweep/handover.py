@@ -152,7 +152,7 @@ def _check_free(out: ExportFolder) -> None:
     if not path.is_dir():
         raise errors.SweepError(f"{path} is a file. Name a folder that is new, empty, or an earlier export.")
     inside, needed = set(path.iterdir()), {out.record, out.query_encoder}
-    if inside and not needed <= inside <= {*needed, out.retrieval_model}:
+    if inside and not needed <= inside <= {*needed, out.retrieval_model, out.query_adapter}:
         names = sorted(entry.name for entry in inside)[:5]
         raise errors.SweepError(
             f"{path} is not empty and not only an earlier export (it holds {config.listed(names)}). Name another "

@@ -14,7 +14,7 @@ from adiabatic_ray.data import stored, tables, triplets
 from adiabatic_ray.data.sets import DataSet, Ranking, Xnli
 from adiabatic_ray.evaluate import agreement, embedded_data, power
 from adiabatic_ray.evaluate.benchmark import Benchmark
-from adiabatic_ray.model import encoder, freezing
+from adiabatic_ray.model import displacement, encoder, freezing
 from adiabatic_ray.search import space
 from adiabatic_ray.sweep import session
 from adiabatic_ray.sweep.cluster import nodes, resources
@@ -74,7 +74,7 @@ def _model_lines(sweep: config.Sweep) -> Generator[str, None, encoder.Encoder | 
         f"{model.max_length['passage']} a passage"
     )
     for mask in space.masks(sweep):
-        yield from _mask_lines(mask, model)
+        yield from _mask_lines(mask, space.largest_rank(sweep), model)
     return model
 
 
@@ -133,10 +133,14 @@ def _power_lines(sweep: config.Sweep, data: embedded_data.Data, model: encoder.E
                 )
 
 
-def _mask_lines(mask: str, model: encoder.Encoder) -> Iterator[str]:
+def _mask_lines(mask: str, rank: int | None, model: encoder.Encoder) -> Iterator[str]:
     matched = freezing.matches(mask, model.parameters, model.roles)
-    left = freezing.trainable(mask, model.parameters, model.roles)
-    yield f"mask {mask}: trains {_count(model, left):,} of {_count(model, model.parameters):,} parameters"
+    left = displacement.trained(model, mask, rank)
+    low = ""
+    if rank is not None:
+        factors = sum(rank * sum(model.parameters[name].shape) for name in left)
+        low = f" ({len(left)} linear maps), with {factors:,} numbers at rank {rank}"
+    yield f"mask {mask}: trains {_count(model, left):,} of {_count(model, model.parameters):,} parameters{low}"
     for pattern, names in matched.items():
         sample = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
         yield f"  {pattern} freezes {len(names)} tensors, {_count(model, names):,} parameters: {sample}"
@@ -171,9 +175,11 @@ def _shown(choices: config.Range | list[config.Scalar]) -> str:
 def _memory(sweep: config.Sweep, data: embedded_data.Data, model: encoder.Encoder) -> str:
     """The memory of a trial, counted for the largest batch of the longest queries and the mask that freezes least."""
     settings = _heaviest(sweep)
-    masks = [freezing.trainable(mask, model.parameters, model.roles) for mask in space.masks(sweep)]
+    rank = space.largest_rank(sweep)
+    masks = [displacement.trained(model, mask, rank) for mask in space.masks(sweep)]
     longest = max(map(len, model.tokenize(data.train.queries[:PROBE_QUERIES], "query")))
-    one = memory.of_step(model, max(masks, key=lambda names: _count(model, names)), settings.batch_size, longest)
+    most = max(masks, key=lambda names: _count(model, names))
+    one = memory.of_step(model, most, settings.batch_size, longest, rank)
     passages = 4 * len(data.train.passages) * model.dimension
     return (
         f"memory of a trial, counted: {_gib(one.total + passages)} with {settings.batch_size} queries of {longest} "

@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from adiabatic_ray.model.displacement import Displacement
 from adiabatic_ray.model.encoder import Encoder
 
-COPIES = 5  # of a trained weight: displacement, gradient, AdamW's two moments, and the sum with the untouched weight
+COPIES = 4  # of what is trained: itself, its gradient, and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,26 @@ class Memory:
         return self.weights + self.displacement + self.activations
 
 
-def of_step(encoder: Encoder, names: Sequence[str], batch: int, tokens: int) -> Memory:
-    """Count a step that trains the parameters of these names on `batch` queries of so many tokens."""
-    displacement = Displacement(encoder, names)
-    weights = displacement.weights()
+def of_step(encoder: Encoder, names: Sequence[str], batch: int, tokens: int, rank: int | None = None) -> Memory:
+    """Count a step that moves the weights of these names on `batch` queries of so many tokens."""
+    displacement = Displacement(encoder, names, rank)
     features = encoder.collate([encoder.tokenize(["a"], "query")[0][:1] * tokens] * batch)
+    weights = displacement.weights() if rank is None else {}
     every = {p for side in encoder.sides.values() for p in side.parameters()}  # what both sides share, once
-    known = [*every, *weights.values(), *displacement.deltas]
-    trained = COPIES * sum(delta.numel() * delta.element_size() for delta in displacement.deltas)
-    saved = saved_bytes(lambda: encoder.embed(features, weights), without=known)
-    return Memory(sum(p.numel() * p.element_size() for p in every), trained, saved)
+    saved = saved_bytes(
+        lambda: encoder.embed(features, weights) if weights else displacement(features),
+        without=[*every, *weights.values(), *displacement.deltas],
+    )
+    return Memory(_bytes(every), of_displacement(weights.values(), displacement.deltas), saved)
+
+
+def of_displacement(sums: Iterable[Tensor], trained: Iterable[Tensor]) -> int:
+    """Bytes of what is trained with AdamW, and of its sums with the untouched weights. Low rank has none."""
+    return _bytes(sums) + COPIES * _bytes(trained)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def saved_bytes(forward: Callable[[], Tensor], without: Iterable[Tensor] = ()) -> int:

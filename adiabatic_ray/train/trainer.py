@@ -14,9 +14,8 @@ from torch import Tensor
 from adiabatic_ray import config, errors
 from adiabatic_ray.data import triplets
 from adiabatic_ray.data.sets import Rows, Triplets
-from adiabatic_ray.model import freezing
 from adiabatic_ray.model.checkpoint import Checkpoint
-from adiabatic_ray.model.displacement import Displacement
+from adiabatic_ray.model.displacement import Displacement, trained
 from adiabatic_ray.model.encoder import Encode, Encoder
 from adiabatic_ray.train import graphs
 from adiabatic_ray.train import step as steps
@@ -44,7 +43,7 @@ class Trainer:
     """Trains a displacement, and holds the state of training between two steps.
 
     Raises:
-        MaskError: `settings.freeze` does not fit the encoder.
+        MaskError: `settings.freeze` does not fit the encoder, or leaves nothing to `settings.rank`.
         ConfigError: `settings.mixed_precision` does not fit the device.
     """
 
@@ -61,8 +60,8 @@ class Trainer:
         )
         self.shares = Shares(self.accelerator)
         self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
-        trained = freezing.trainable(settings.freeze, encoder.parameters, encoder.roles)
-        self.model = Displacement(encoder, trained)
+        names = trained(encoder, settings.freeze, settings.rank)
+        self.model = Displacement(encoder, names, settings.rank, seed)
         self.optimizer = steps.optimizer(list(self.model.deltas), settings)
         # In evaluation mode Accelerate does not wrap the model for several processes: `Shares` does that work.
         self.prepared = self.accelerator.prepare_model(self.model, evaluation_mode=True)

@@ -69,7 +69,7 @@ def run(
     equals an unbroken one.
 
     Raises:
-        MaskError: `settings.freeze` does not fit the encoder.
+        MaskError: `settings.freeze` does not fit the encoder, or leaves nothing to `settings.rank`.
         ConfigError: `settings.mixed_precision` does not fit the device.
     """
     total = triplets.steps(settings, data.triplets)

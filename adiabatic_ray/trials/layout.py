@@ -16,6 +16,7 @@ STORAGE/                                what the sweeps of one storage folder sh
       error.txt                         the stack trace, if the trial crashed
     best/                               the winner, exported
       query_encoder/, retrieval_model/  two models in sentence-transformers' format
+      query_adapter/                    the tuned query side as a LoRA adapter of peft, if its rank is low
       trial.json                        the record of the trial that was exported
     guarantee.json                      the candidates that are tested on the confirmation sets, in their order
     report.html, figures/, leaderboard.csv
@@ -178,6 +179,10 @@ class ExportFolder:
     @property
     def retrieval_model(self) -> Path:
         return self.path / "retrieval_model"
+
+    @property
+    def query_adapter(self) -> Path:
+        return self.path / "query_adapter"
 
     @property
     def record(self) -> Path:

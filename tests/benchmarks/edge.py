@@ -23,6 +23,7 @@ from adiabatic_ray.evaluate import embedded_data
 from adiabatic_ray.evaluate.benchmark import Benchmark
 from adiabatic_ray.evaluate.embedded_data import EmbeddingBuilder
 from adiabatic_ray.model import encoder
+from adiabatic_ray.model.displacement import moved
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.sweep.workers import encoder_tasks
 from adiabatic_ray.trials.layout import StorageFolder
@@ -72,7 +73,8 @@ def confirm(store: TrialStore, records: list[TrialRecord]) -> Confirmed:
     confirmed: Confirmed = {}
     for record in records:
         chosen = candidate(record, smallest)
-        weights = encoder_tasks.tuned_weights(model, store.folder.trial(record.number), chosen.scale if chosen else 0.0)
+        stored = encoder_tasks.stored_displacement(model, store.folder.trial(record.number))
+        weights = moved(model.parameters, stored, chosen.scale if chosen else 0.0)
         metrics = benchmark.measure(lambda texts, weights=weights: model.encode(texts, "query", weights)).metrics  # type: ignore[misc]
         confirmed[record.config["learning_rate"], record.config["seed"]] = metrics
         named = f"rate {record.config['learning_rate']:.0e}, seed {record.config['seed']}"

@@ -15,8 +15,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from adiabatic_ray import cli, errors, sweep_file
-from adiabatic_ray.model import checkpoint
+from adiabatic_ray.model import checkpoint, low_rank
 from adiabatic_ray.model.checkpoint import Checkpoint
+from adiabatic_ray.model.displacement import moved as displaced
+from adiabatic_ray.model.displacement import trained
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.sweep import handover
 from adiabatic_ray.sweep.cluster.resources import Plan
@@ -106,6 +108,35 @@ def test_the_best_goes_out_by_folder_and_by_file(
     base = SentenceTransformer(store.sweep.model.name, device="cpu").encode_document(TEXTS)
     both = SentenceTransformer(str(tmp_path / "by-file" / "retrieval_model"), device="cpu").encode_document(TEXTS)
     assert both.tobytes() == base.tobytes()
+
+
+def test_low_rank_goes_out_as_an_adapter_too(
+    store: TrialStore, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = trained(encoder, "embeddings", 2)
+    factors = low_rank.factors({name: encoder.parameters[name] for name in names}, 2, seed=0)
+    factors = {name: torch.full_like(f, 0.05) if name.endswith(low_rank.B) else f for name, f in factors.items()}
+    trial = store.folder.trial(2)
+    checkpoint.save(trial.displacement, Checkpoint(factors, {"step": 8}))
+    store.put(dataclasses.replace(store.records[2], config={"learning_rate": 1e-3, "rank": 2}))
+    out = tmp_path / "out"
+    assert export(store.folder.path, out) == 0
+    assert f"adapter for the untouched encoder: {out / 'query_adapter'}" in capsys.readouterr().out
+    expected = encoder.encode(TEXTS, "query", displaced(encoder.parameters, factors, 0.75)).numpy()
+    check(out, expected)
+    adapted = SentenceTransformer(store.sweep.model.name, device="cpu")
+    adapted.load_adapter(str(out / "query_adapter"))
+    np.testing.assert_allclose(adapted.encode_query(TEXTS), expected, atol=1e-5)
+    card = (out / "query_adapter" / "README.md").read_text()
+    assert 'encoder.load_adapter("query_adapter")' in card
+    assert "The displacement has rank 2" in card
+    assert export(store.folder.path, out, "--trial", 1) == 0  # over it, and without an adapter
+    assert not (out / "query_adapter").exists()
+    assert "adapter" not in (out / "query_encoder" / "README.md").read_text()
+    wrong = {name: torch.zeros(3, 3) for name in factors}
+    checkpoint.save(trial.displacement, Checkpoint(wrong, {"step": 8}))
+    assert export(store.folder.path, tmp_path / "other") == 1
+    assert "which the model has in another shape" in capsys.readouterr().err
 
 
 def test_a_trial_by_its_folder_and_an_earlier_export_is_replaced(

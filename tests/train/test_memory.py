@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from adiabatic_ray.model import freezing
+from adiabatic_ray.model.displacement import trained
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.train import memory
 
@@ -33,3 +34,13 @@ def test_a_step_of_the_pocket_encoder(encoder: Encoder) -> None:
     # At least the input of each matrix product of a layer, which are 6 in BERT, and at most a few dozen times that.
     least = 4 * 4 * 16 * 96 * 6 * 2
     assert least < one.activations < 30 * least
+
+
+def test_a_step_of_low_rank(encoder: Encoder) -> None:
+    names = trained(encoder, "embeddings", 4)
+    one = memory.of_step(encoder, names, batch=4, tokens=16, rank=4)
+    factors = sum(4 * sum(encoder.parameters[name].shape) for name in names)
+    assert one.displacement == 4 * 4 * factors
+    full = memory.of_step(encoder, names, batch=4, tokens=16)
+    assert one.displacement < full.displacement / 5
+    assert one.activations < 1.1 * full.activations

@@ -33,6 +33,7 @@ TREE = {
     "e5/best": SWEEP.best.path,
     "e5/best/query_encoder": SWEEP.best.query_encoder,
     "e5/best/retrieval_model": SWEEP.best.retrieval_model,
+    "e5/best/query_adapter": SWEEP.best.query_adapter,
     "e5/best/trial.json": SWEEP.best.record,
     "e5/confirmation": SWEEP.confirmation.path,
     "e5/confirmation/sweep.json": SWEEP.confirmation.settings,

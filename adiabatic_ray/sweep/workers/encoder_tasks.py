@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import torch
 from adiabatic_ray import config, errors, storage
 from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet, Measurement
 from adiabatic_ray.evaluate.embedded_data import Data, EmbeddedData, EmbeddingBuilder, EmbeddingProgress
-from adiabatic_ray.model import checkpoint, displacement, encoder, export, freezing
+from adiabatic_ray.model import checkpoint, displacement, encoder, export, low_rank
 from adiabatic_ray.search import space
 from adiabatic_ray.sweep.cluster import connection
 from adiabatic_ray.sweep.cluster.resources import Plan
@@ -44,10 +44,10 @@ class EncoderTasks:
         """Fill all tables under `cache`, yielding progress.
 
         Raises:
-            MaskError: a freezing mask of the sweep does not fit the encoder.
+            MaskError: a freezing mask of the sweep does not fit the encoder or the rank.
         """
         for mask in space.masks(sweep):
-            freezing.trainable(mask, self.encoder.parameters, self.encoder.roles)
+            displacement.trained(self.encoder, mask, space.largest_rank(sweep))
         return (yield from EmbeddingBuilder(self.encoder, cache, self._embed).embedded_data(data))
 
     def run(self, work: Callable[..., Iterator[Item]], *arguments: Any) -> Iterator[Item]:
@@ -148,7 +148,7 @@ def measure_selected(
 
 
 def _measure(model: encoder.Encoder, benchmark: Benchmark, folder: TrialFolder, scale: float) -> Measurement:
-    weights = tuned_weights(model, folder, scale)
+    weights = displacement.moved(model.parameters, stored_displacement(model, folder), scale)
     return benchmark.measure(lambda texts: model.encode(texts, "query", weights))
 
 
@@ -162,15 +162,18 @@ def export_candidate(
     Raises:
         SweepError: the displacement was not kept, or does not fit the encoder.
     """
-    weights = tuned_weights(model, folder, (record.candidate or record.whole).scale)
+    stored, scale = stored_displacement(model, folder), (record.candidate or record.whole).scale
     with storage.building(target.path, last=ExportFolder.RECORD) as partial:
-        export.hand_over(model, ExportFolder(partial), weights, card)
-        write_json(ExportFolder(partial).record, dataclasses.asdict(record))
+        out = ExportFolder(partial)
+        export.hand_over(model, out, displacement.moved(model.parameters, stored, scale), card)
+        if low_rank.is_factored(stored):
+            export.save_adapter(model, out.query_adapter, stored, scale, card)
+        write_json(out.record, dataclasses.asdict(record))
     yield target
 
 
-def tuned_weights(model: encoder.Encoder, folder: TrialFolder, scale: float) -> dict[str, torch.Tensor]:
-    """A trial's tuned weights by parameter name, with its displacement times `scale`.
+def stored_displacement(model: encoder.Encoder, folder: TrialFolder) -> Mapping[str, torch.Tensor]:
+    """A trial's displacement, or its factors where it is of low rank, by parameter name.
 
     Raises:
         SweepError: the displacement was not kept, its file is damaged, or it was tuned from another model.
@@ -181,12 +184,14 @@ def tuned_weights(model: encoder.Encoder, folder: TrialFolder, scale: float) -> 
             f"{folder.displacement} is missing or damaged. Only the best trials' displacements are kept "
             "(`budget.confirm`); to have this one again, run its configuration in a sweep of another name."
         )
-    unknown = [name for name in stored.tensors if name not in model.parameters]
-    misshapen = [n for n, d in stored.tensors.items() if n not in unknown and d.shape != model.parameters[n].shape]
+    without_values = {name: tensor.to("meta") for name, tensor in stored.tensors.items()}
+    shapes = {name: delta.shape for name, delta in low_rank.products(without_values)}
+    unknown = [name for name in shapes if name not in model.parameters]
+    misshapen = [n for n, shape in shapes.items() if n not in unknown and shape != model.parameters[n].shape]
     if unknown or misshapen:
         raise errors.SweepError(
             f"{folder.displacement} does not fit {model.settings.name}: it moves `{(unknown + misshapen)[0]}`, which "
             f"the model {'lacks' if unknown else 'has in another shape'}. It was tuned from another model of that "
             "name; give the sweep its own again."
         )
-    return displacement.moved(model.parameters, stored.tensors, scale)
+    return stored.tensors
