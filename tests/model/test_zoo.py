@@ -13,7 +13,8 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 
 from adiabatic_ray.model import export
-from adiabatic_ray.model.encoder import quiet
+from adiabatic_ray.model.displacement import Displacement, trained
+from adiabatic_ray.model.encoder import Encoder, quiet
 from adiabatic_ray.trials.layout import ExportFolder
 from tests.model.test_roles import MODELS
 from tests.model.test_sides import TEXTS, load, oracle, trainable, tuned
@@ -46,6 +47,18 @@ def saved(kind: str, pocket: Path, folder: Path) -> Path:
     return folder / "base"
 
 
+def difference_of_low_rank(model: Encoder) -> float:
+    """Between a random displacement's factors, each added in its linear map, and their products in the weights."""
+    displacement = Displacement(model, trained(model, MASK, 2), 2)
+    with torch.no_grad():
+        for delta in displacement.deltas:
+            delta.copy_(0.1 * torch.randn(delta.shape, generator=torch.Generator().manual_seed(0)))
+        features = model.collate(model.tokenize(TEXTS, "query"))
+        untouched, added = model.embed(features), displacement(features)
+        assert (added - untouched).abs().max() > 1e-4
+        return float((added - model.embed(features, displacement.weights())).abs().max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_sweeps_on_top_of_each_other(kind: str, pocket: Path, tmp_path: Path) -> None:
@@ -55,6 +68,7 @@ def test_two_sweeps_on_top_of_each_other(kind: str, pocket: Path, tmp_path: Path
         model = load(base)
         assert (model.encode(TEXTS, "query") - oracle(base, "query")).abs().max() < 1e-5
         assert (model.encode(TEXTS, "passage") - documents).abs().max() < 1e-5
+        assert difference_of_low_rank(model) < 1e-5
         weights = tuned(model, pocket, MASK)
         moved = [name for name, weight in weights.items() if not torch.equal(weight, model.parameters[name])]
         assert moved
