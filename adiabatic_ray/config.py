@@ -20,6 +20,14 @@ Scalar = float | int | str | bool
 
 Column = Literal["query", "positive", "negative", "premise", "hypothesis", "label", "language", "text_language", "id"]
 
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+RANKED_BY: dict[Similarity, str] = {
+    "cosine": "cosines",
+    "dot": "dot products",
+    "euclidean": "Euclidean distances",
+    "manhattan": "Manhattan distances",
+}
+
 Layout = Literal["triplets", "xnli", "beir", "miracl", "mmarco", "msmarco_triples", "msmarco_ids", "msmarco_qrels"]
 
 # pydantic reads this from the dataclasses when a file is loaded, and when `schema` asks for their JSON schema.
@@ -114,8 +122,8 @@ class Model:
     """Longest texts, in tokens; the model's own limits unless given."""
     pooling: Literal["mean", "cls", "max", "lasttoken"] | None = None
     """How token vectors become one embedding. The model's own unless given; needed where it names none."""
-    similarity: Literal["cosine", "dot"] | None = None
-    """What your system ranks by. The model's own unless given; with `dot` embeddings keep their lengths."""
+    similarity: Similarity | None = None
+    """What your system ranks by. The model's own unless given; embeddings keep their lengths but for `cosine`."""
     truncate_dim: int | None = None
     """Of a Matryoshka encoder so many first dimensions, which your system ranks by; all unless given."""
     trust_remote_code: bool = False
@@ -209,13 +217,13 @@ class Negatives:
     range_max: int | None = None
     """How many of the nearest passages to choose from; as many as are needed unless given."""
     absolute_margin: float | None = None
-    """A negative's cosine is at least this much below that of the positive; no margin unless given."""
+    """A negative's similarity is at least this much below that of the positive; no margin unless given."""
     relative_margin: float | None = None
-    """The same as a part of the positive's cosine: 0.05 for at most 95% of it; no margin unless given."""
+    """The same as a part of the positive's similarity: 0.05 for at most 95% of it; no margin unless given."""
     max_score: float | None = None
-    """The largest cosine of a negative; no limit unless given."""
+    """The largest similarity of a negative; no limit unless given."""
     min_score: float | None = None
-    """The smallest cosine of a negative; no limit unless given."""
+    """The smallest similarity of a negative; no limit unless given."""
     sampling_strategy: Literal["top", "random"] = "top"
     """`top` takes the nearest passages, `random` draws from the range with the sweep's seed."""
 
@@ -251,9 +259,9 @@ class Train:
     batch_size: int = 14
     """Triplets in a batch, over all processes of a trial; 14 as in the paper."""
     margin: float = 0.1
-    """Of the loss `triplet_margin`, on cosines; 0.1 as in the paper."""
+    """Of the loss `triplet_margin`, on the similarity; 0.1 as in the paper, which has cosines."""
     temperature: float = 0.05
-    """Of the loss `infonce`, which divides cosines by it; 0.05 as in sentence-transformers (`scale` 20)."""
+    """Of the loss `infonce`, which divides similarities by it; 0.05 as in sentence-transformers (`scale` 20)."""
     freeze: str = "embeddings"
     """Mask of weights that stay as they are: roles or patterns of names joined with `+`, or `none`."""
     rank: int | None = None

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adiabatic_ray import errors
+from adiabatic_ray import config, errors
 from adiabatic_ray.data.sets import Rows, Stored
 from adiabatic_ray.data.stored import Store
 from adiabatic_ray.model.encoder import Encoder, load
 
 SAMPLE = 200  # passages
 EXPECTED, EXPECTED_OF_ROUNDED = 0.999, 0.98  # median cosines
-LENGTH_TOLERANCE = 0.02  # of the median length, where the model ranks by dot products
+LENGTH_TOLERANCE = 0.02  # of the median length, where lengths count
 LENGTHS = (16, 32, 64, 128, 256, 384, 512, 1024, 2048, 4096, 8192)  # tokens, that people cut their passages to
 SHIFTS = (-2, -1, 1, 2)  # rows
 
@@ -45,9 +45,9 @@ def measure(name: str, texts: Sequence[str], placed: Stored, store: Store, model
         length, theirs = (float(one.norm(dim=1).median()) for one in (own, stored))
         if abs(theirs / length - 1) > LENGTH_TOLERANCE:
             raise errors.DataError(
-                f"{name}: the model ranks by dot products, and its embeddings have a length of {length:.3g}, but "
-                f"those in {store.source.path} have {theirs:.3g}: they were normalised, or scaled. If your system "
-                "ranks by cosines, give `model.similarity: cosine`."
+                f"{name}: the model ranks by {config.RANKED_BY[model.similarity]}, and its embeddings have a length of "
+                f"{length:.3g}, but those in {store.source.path} have {theirs:.3g}: they were normalised, or scaled. "
+                "If your system ranks by cosines, give `model.similarity: cosine`."
             )
     return agreement
 

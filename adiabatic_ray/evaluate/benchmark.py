@@ -32,6 +32,7 @@ class EvaluationSet:
     data: DataSet
     passages: Table
     queries: Table
+    similarity: config.Similarity = "cosine"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Benchmark:
         self.alpha = constraint.alpha if constraint else 0.0
         self._data = {one.data.name: one.data for one in sets}
         self._passages = {one.data.name: one.passages.open() for one in sets}
+        self._similarity = {one.data.name: one.similarity for one in sets}
         self._judged = {name: ranking.Judged(data) for name, data in self._data.items() if isinstance(data, Ranking)}
         self._base_readings = self._read(lambda one: one.queries.open())
         self._base = self._outcomes(self._base_readings)
@@ -126,7 +128,7 @@ class Benchmark:
 
         Returns a function from the place of an encoder on the straight line from `low` (0) to `high` (1): its query
         embeddings are taken to lie there between theirs. A lead is linear in the query, and so is the score of a
-        passage, so no embedding is needed.
+        passage (by Manhattan distances only nearly), so no embedding is needed.
         """
         predictions = {name: self._between(name, low.readings[name], high.readings[name]) for name in low.readings}
 
@@ -141,7 +143,7 @@ class Benchmark:
             assert isinstance(high, Tensor)
             return lambda share: {name: discordance.outcomes(torch.lerp(low, high, share))}
         metrics = self._named_metrics(name)
-        found = ranking.between(low, high, self._passages[name], ranking.depth(metrics))
+        found = ranking.between(low, high, self._passages[name], ranking.depth(metrics), self._similarity[name])
         return lambda share: self._values(name, found(share), metrics)
 
     def _read(self, queries: Callable[[EvaluationSet], Tensor]) -> dict[str, Reading]:
@@ -151,10 +153,10 @@ class Benchmark:
             data, passages, embedded = one.data, self._passages[one.data.name], queries(one)
             if isinstance(data, Ranking):
                 deepest = ranking.depth([*ranking.MEASURES, *self._named_metrics(data.name)])
-                rows = ranking.search(data, embedded, passages, deepest, self.device)
+                rows = ranking.search(data, embedded, passages, deepest, self.device, one.similarity)
                 readings[data.name] = ranking.Found(embedded, rows)
             else:
-                readings[data.name] = discordance.leads(data, embedded, passages)
+                readings[data.name] = discordance.leads(data, embedded, passages, one.similarity)
         return readings
 
     def _outcomes(self, readings: Mapping[str, Reading]) -> dict[str, Tensor]:
@@ -270,7 +272,8 @@ class Benchmark:
         of_units = {key: one for key, one in data.items() if not isinstance(one, Xnli)}
         language = {key: one.language for key, one in of_units.items() if one.language}
         text_language = {key: one.text_language for key, one in of_units.items() if one.text_language}
-        outcomes.save(path, outcomes.Outcomes(by_scale, languages, language, text_language))
+        similarity = next(iter(self._similarity.values()), None)  # that of the encoder, of all sets
+        outcomes.save(path, outcomes.Outcomes(by_scale, languages, language, text_language, similarity))
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row for a triplet set, and for XNLI one for each comparison and language pair.

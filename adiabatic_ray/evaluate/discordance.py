@@ -1,8 +1,9 @@
 """Positive-negative discordance: a triplet is discordant when its negative scores at least as high as its positive.
 
-A triplet's *lead* is how much higher its positive scores: `q . (p - n)`, where embeddings have unit length, so that a
-cosine is a dot product. The lead is not a difference of two scores: a negative equal to the positive is then an exact
-tie, and so discordant.
+A triplet's *lead* is how much higher its positive scores: `q . (p - n)` by dot products, and so by cosines, since these
+are of embeddings of unit length. By Euclidean distances it is half the difference of their squares, `(q - (p + n) / 2)
+. (p - n)`, which has the same sign and is linear in the query, too. A negative equal to the positive is an exact tie in
+all of them, and so discordant.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adiabatic_ray import config
 from adiabatic_ray.data.sets import Triplets, Xnli
 from adiabatic_ray.evaluate import evidence, significance
+from adiabatic_ray.model.similarity import all_pairs, pairwise
 
 ROWS_PER_CHUNK = 65_536  # bounds the memory of gathered embeddings
 
@@ -23,12 +26,14 @@ COLUMNS = ("dataset", "comparison", "query_language", "text_language", "num_trip
 PAIRED_COLUMNS = ("num_discordant_base", "num_fixed", "num_broken", "improvement", "p_value")
 
 
-def leads(data: Triplets | Xnli, queries: Tensor, passages: Tensor) -> Tensor:
+def leads(data: Triplets | Xnli, queries: Tensor, passages: Tensor, similarity: config.Similarity = "cosine") -> Tensor:
     """The lead of each triplet (float32), from the embeddings of the set's distinct queries and passages.
 
     The shape is `[n]`, or `[n, 2, L, L]` for XNLI: premise, comparison, language of the premise, of the hypotheses.
     """
-    return _of_xnli(data, queries, passages) if isinstance(data, Xnli) else _of_triplets(data, queries, passages)
+    if isinstance(data, Xnli):
+        return _of_xnli(data, queries, passages, similarity)
+    return _of_triplets(data, queries, passages, similarity)
 
 
 def outcomes(leads: Tensor) -> Tensor:
@@ -36,23 +41,33 @@ def outcomes(leads: Tensor) -> Tensor:
     return ~(leads > 0)  # not `<= 0`: NaN is discordant, too
 
 
-def _of_triplets(data: Triplets, queries: Tensor, passages: Tensor) -> Tensor:
+def _of_triplets(data: Triplets, queries: Tensor, passages: Tensor, similarity: config.Similarity) -> Tensor:
     leads = torch.empty(len(data))
     for start in range(0, len(data), ROWS_PER_CHUNK):
         chunk = slice(start, start + ROWS_PER_CHUNK)
         q = queries[torch.from_numpy(data.query[chunk])]
-        difference = passages[torch.from_numpy(data.positive[chunk])] - passages[torch.from_numpy(data.negative[chunk])]
-        leads[chunk] = (q * difference).sum(-1)
+        positive, negative = (passages[torch.from_numpy(rows[chunk])] for rows in (data.positive, data.negative))
+        if similarity == "manhattan":
+            leads[chunk] = pairwise(q, positive, similarity) - pairwise(q, negative, similarity)
+        else:
+            from_middle = q - (positive + negative) / 2 if similarity == "euclidean" else q
+            leads[chunk] = (from_middle * (positive - negative)).sum(-1)
     return leads
 
 
-def _of_xnli(data: Xnli, queries: Tensor, passages: Tensor) -> Tensor:
+def _of_xnli(data: Xnli, queries: Tensor, passages: Tensor, similarity: config.Similarity) -> Tensor:
     premise = queries[torch.from_numpy(data.premise)]  # [n, L, d]
     entailment = passages[torch.from_numpy(data.entailment)]
     compared = []
     for comparison in evidence.COMPARISONS:
-        difference = entailment - passages[torch.from_numpy(getattr(data, comparison))]
-        compared.append(torch.bmm(premise, difference.transpose(1, 2)))
+        other = passages[torch.from_numpy(getattr(data, comparison))]
+        if similarity == "manhattan":
+            lead = all_pairs(premise, entailment, similarity) - all_pairs(premise, other, similarity)
+        else:
+            lead = torch.bmm(premise, (entailment - other).mT)
+        if similarity == "euclidean":
+            lead -= ((entailment + other) / 2 * (entailment - other)).sum(-1)[:, None]
+        compared.append(lead)
     return torch.stack(compared, dim=1)
 
 

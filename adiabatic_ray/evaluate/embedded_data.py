@@ -140,10 +140,12 @@ class EmbeddingBuilder:
         if data.negatives:
             wanted.append(_Wanted("train", "query", data.train.queries))
         tables = yield from self._tables(wanted + _wanted(data.selection) + _wanted(confirmation))
-        evaluated = _evaluation_sets([*data.selection.values(), *confirmation.values()], tables[len(wanted) :])
+        evaluated = self._sets([*data.selection.values(), *confirmation.values()], tables[len(wanted) :])
         train = data.train
         if data.negatives:
-            train = mining.mined(self.root, train, tables[1], tables[0], data.negatives, data.seed)
+            train = mining.mined(
+                self.root, train, tables[1], tables[0], data.negatives, data.seed, self.encoder.similarity
+            )
         train = dataclasses.replace(train, passages=[])
         return EmbeddedData(train, tables[0], evaluated[: len(data.selection)], evaluated[len(data.selection) :])
 
@@ -151,7 +153,14 @@ class EmbeddingBuilder:
         self, data: Mapping[str, sets.DataSet]
     ) -> Generator[EmbeddingProgress, None, list[benchmark.EvaluationSet]]:
         """Embed the passages and the queries of evaluation sets."""
-        return _evaluation_sets(list(data.values()), (yield from self._tables(_wanted(data))))
+        return self._sets(list(data.values()), (yield from self._tables(_wanted(data))))
+
+    def _sets(self, data: Sequence[sets.DataSet], tables: Sequence[cache.Table]) -> list[benchmark.EvaluationSet]:
+        """Join sets with their tables. `tables` alternates between passages and queries."""
+        return [
+            benchmark.EvaluationSet(sets.without_passages(dataset), *pair, self.encoder.similarity)
+            for dataset, pair in zip(data, zip(tables[::2], tables[1::2], strict=True), strict=True)
+        ]
 
     def _tables(self, wanted: Sequence[_Wanted]) -> Generator[EmbeddingProgress, None, list[cache.Table]]:
         """Find the tables, and compute all missing ones in one call of `embed`."""
@@ -249,14 +258,6 @@ def _wanted(data: Mapping[str, sets.DataSet]) -> list[_Wanted]:
         for name, dataset in data.items()
     )
     return list(itertools.chain.from_iterable(both))
-
-
-def _evaluation_sets(data: Sequence[sets.DataSet], tables: Sequence[cache.Table]) -> list[benchmark.EvaluationSet]:
-    """Join sets with their tables. `tables` alternates between passages and queries."""
-    return [
-        benchmark.EvaluationSet(sets.without_passages(dataset), *pair)
-        for dataset, pair in zip(data, zip(tables[::2], tables[1::2], strict=True), strict=True)
-    ]
 
 
 def _position(block: tuple[int, Tensor]) -> int:

@@ -19,6 +19,7 @@ from adiabatic_ray.data import sets
 from adiabatic_ray.data.cache import Table
 from adiabatic_ray.evaluate import ranking
 from adiabatic_ray.model import checkpoint
+from adiabatic_ray.model.similarity import pairwise
 
 PER_NEGATIVE = (
     10  # candidates for each negative that is wanted, where `range_max` is not given and some may be left out
@@ -26,7 +27,13 @@ PER_NEGATIVE = (
 
 
 def mined(
-    root: Path, train: sets.Triplets, queries: Table, passages: Table, settings: config.Negatives, seed: int
+    root: Path,
+    train: sets.Triplets,
+    queries: Table,
+    passages: Table,
+    settings: config.Negatives,
+    seed: int,
+    similarity: config.Similarity,
 ) -> sets.Triplets:
     """The set with mined negatives, from the cache under `root` if they were mined before.
 
@@ -42,7 +49,7 @@ def mined(
     path = root / "mined" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     stored = checkpoint.load(path)
     if stored is None:
-        stored = checkpoint.Checkpoint(mine(train, queries.open(), passages.open(), settings, seed), {})
+        stored = checkpoint.Checkpoint(mine(train, queries.open(), passages.open(), settings, seed, similarity), {})
         checkpoint.save(path, stored)
     source, negative = stored.tensors["row"].numpy(), stored.tensors["negative"].numpy()
     without = len(train.first) - len(np.unique(source))
@@ -66,7 +73,12 @@ def mined(
 
 
 def mine(
-    train: sets.Triplets, queries: Tensor, passages: Tensor, settings: config.Negatives, seed: int
+    train: sets.Triplets,
+    queries: Tensor,
+    passages: Tensor,
+    settings: config.Negatives,
+    seed: int,
+    similarity: config.Similarity = "cosine",
 ) -> dict[str, Tensor]:
     """Mine negatives: `row`, of each example its first triplet, with a `negative`, a row of passages; both `[m]`."""
     data = sets.as_ranking(train)
@@ -74,8 +86,8 @@ def mine(
     most = max(len(judged) for judged in data.judgements)
     last = _range_max(settings, most)
     embedded = queries[torch.from_numpy(own)]
-    rows = ranking.search(data, embedded, passages, last + most)
-    kept = _kept(data, embedded, rows, passages, settings)
+    rows = ranking.search(data, embedded, passages, last + most, similarity=similarity)
+    kept = _kept(data, embedded, rows, passages, settings, similarity)
     place = kept.cumsum(1)  # among those that are kept, from 1
     candidates = kept & (place > settings.range_min) & (place <= last)
     if settings.sampling_strategy == "top":
@@ -101,13 +113,22 @@ def _range_max(settings: config.Negatives, positives: int) -> int:
     return settings.range_min + settings.num_negatives * each + positives
 
 
-def _kept(data: sets.Ranking, queries: Tensor, rows: Tensor, passages: Tensor, settings: config.Negatives) -> Tensor:
+def _kept(
+    data: sets.Ranking,
+    queries: Tensor,
+    rows: Tensor,
+    passages: Tensor,
+    settings: config.Negatives,
+    similarity: config.Similarity,
+) -> Tensor:
     """Which of the passages that were found may be negatives, `[n, depth]` (bool)."""
     kept = torch.empty(rows.shape, dtype=torch.bool)
     for i, judged in enumerate(data.judgements):
         positives = torch.tensor(list(judged))
-        scores = passages[rows[i].clamp(min=0)] @ queries[i]
-        lowest = (passages[positives] @ queries[i]).min()  # of several positives the one that is hardest to find
+        scores = pairwise(queries[i], passages[rows[i].clamp(min=0)], similarity)
+        lowest = pairwise(
+            queries[i], passages[positives], similarity
+        ).min()  # of several positives the one that is hardest to find
         keep = (rows[i] >= 0) & ~torch.isin(rows[i], positives)
         if settings.absolute_margin is not None:
             keep &= scores + settings.absolute_margin <= lowest

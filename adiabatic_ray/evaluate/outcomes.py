@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adiabatic_ray import config
 from adiabatic_ray.data.sets import Languages
 from adiabatic_ray.evaluate.evidence import Evidence
 from adiabatic_ray.model import checkpoint
@@ -25,13 +26,14 @@ class Outcomes:
 
     Discordance (bool) is `[n]`, or for XNLI `[n, 2, L, L]`; a ranking metric (float32) is `[n]`. `languages` are those
     of the queries of sets that have them, by key. `language` and `text_language` are those of each unit where each has
-    one (see `Evidence`).
+    one (see `Evidence`). `similarity` is what they were ranked by, `None` where an earlier version did not store it.
     """
 
     by_scale: Mapping[float, Mapping[str, Tensor]]
     languages: Mapping[str, list[str]]
     language: Mapping[str, Languages] = field(default_factory=dict)
     text_language: Mapping[str, Languages] = field(default_factory=dict)
+    similarity: config.Similarity | None = None
 
     def evidence(self, key: str, scale: float, base: Outcomes) -> Evidence | None:
         """What the outcomes of a key say against those of the untouched encoder; `None` where either has none."""
@@ -56,6 +58,7 @@ def save(path: Path, outcomes: Outcomes) -> None:
         "languages": dict(outcomes.languages),
         "language": {key: one.rows.tolist() for key, one in outcomes.language.items()},
         "text_languages": {key: one.names for key, one in outcomes.text_language.items()},
+        "similarity": outcomes.similarity,
         "text_language": {key: one.rows.tolist() for key, one in outcomes.text_language.items()},
     }
     checkpoint.save(path, checkpoint.Checkpoint(tensors, values))
@@ -75,7 +78,8 @@ def load(path: Path) -> Outcomes | None:
             tensor = torch.from_numpy(bits.astype(bool)).reshape(shape)
         by_scale.setdefault(float(scale), {})[name] = tensor
     language, text_language = (_languages(stored.values, one) for one in ("language", "text_language"))
-    return Outcomes(by_scale, stored.values["languages"], language, text_language)
+    similarity = stored.values.get("similarity")
+    return Outcomes(by_scale, stored.values["languages"], language, text_language, similarity)
 
 
 def _languages(values: Mapping[str, Any], field: str) -> dict[str, Languages]:

@@ -33,7 +33,9 @@ def smallest_margins(
     queries, passages = model.encode(sample.queries, "query"), model.encode(sample.passages, "passage")
     generator = torch.Generator().manual_seed(seed)
     moved = [guarantee.noisy(queries, MOVED, generator) for _ in range(DRAWS)]
-    base, *noisy = (_enlarged(_values(sample, one, passages, metric), len(guard)) for one in (queries, *moved))
+    base, *noisy = (
+        _enlarged(_values(sample, one, passages, metric, model.similarity), len(guard)) for one in (queries, *moved)
+    )
     language = None
     if not isinstance(sample, Xnli) and sample.language:
         language = sample.language.take(np.resize(np.arange(len(sample)), len(guard)))  # repeated as the values are
@@ -41,12 +43,12 @@ def smallest_margins(
     return guarantee.smallest_margins(draws, alpha, seed=seed)
 
 
-def _values(data: DataSet, queries: Tensor, passages: Tensor, metric: str) -> Tensor:
+def _values(data: DataSet, queries: Tensor, passages: Tensor, metric: str, similarity: config.Similarity) -> Tensor:
     """The outcomes of a set, or the metric of each query."""
     if isinstance(data, Ranking):
-        found = ranking.search(data, queries, passages, ranking.depth([metric]))
+        found = ranking.search(data, queries, passages, ranking.depth([metric]), similarity=similarity)
         return ranking.Judged(data).values(found, metric).float()
-    return discordance.outcomes(discordance.leads(data, queries, passages))
+    return discordance.outcomes(discordance.leads(data, queries, passages, similarity))
 
 
 def _sample(guard: Triplets | Xnli) -> Triplets | Xnli:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adiabatic_ray import config
 from adiabatic_ray.data.sets import Ranking
+from adiabatic_ray.model.similarity import all_pairs, as_factors, as_products, pairwise
 
 MEASURES = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_100", "recall_at_1000")  # reported of every set
 MAP_DEPTH = 1000  # passages that are retrieved for `map`, as in BEIR
@@ -30,12 +31,21 @@ CPU = torch.device("cpu")
 Array: TypeAlias = npt.NDArray[np.float64]
 
 
-def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int, device: torch.device = CPU) -> Tensor:
+def search(
+    data: Ranking,
+    queries: Tensor,
+    passages: Tensor,
+    depth: int,
+    device: torch.device = CPU,
+    similarity: config.Similarity = "cosine",
+) -> Tensor:
     """Rows `[n, depth]` of the passages with the highest score for each query, best first.
 
     Each query is searched for in the passages of its own language, where these have languages. The passage of
     `data.identical` is left out, as in BEIR. Where there are fewer passages than `depth`, the last rows are -1. The
     passages, which may be memory-mapped, pass through `device` in chunks; it is a CPU or a CUDA device, else a CPU.
+
+    Euclidean distances are searched as dot products with one more dimension. Manhattan distances are computed all.
     """
     device = device if device.type == "cuda" else CPU
     depth = min(depth, len(passages))
@@ -44,8 +54,8 @@ def search(data: Ranking, queries: Tensor, passages: Tensor, depth: int, device:
         identical = torch.from_numpy(data.identical)[rows] - first
         for block in range(0, len(rows), QUERIES_PER_BLOCK):
             part = slice(block, block + QUERIES_PER_BLOCK)
-            some = queries[rows[part]].to(device), identical[part].to(device)
-            best = _search(*some, passages[first:last], min(depth, last - first)).cpu()
+            some = as_factors(queries[rows[part]].to(device), similarity), identical[part].to(device)
+            best = _search(*some, passages[first:last], min(depth, last - first), similarity).cpu()
             found[rows[part], : best.shape[1]] = torch.where(best < 0, -1, best + first)
     return found
 
@@ -58,20 +68,21 @@ def _searched(data: Ranking, count: int) -> list[tuple[Tensor, tuple[int, int]]]
     return [(torch.from_numpy(np.flatnonzero(group.ravel() == i)), (a, b)) for i, (a, b) in enumerate(ranges.tolist())]
 
 
-def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int) -> Tensor:
+def _search(queries: Tensor, identical: Tensor, passages: Tensor, depth: int, similarity: config.Similarity) -> Tensor:
     """Rows `[n, depth]` of the nearest passages; -1 where there are no more.
 
     Only scores as high as a sample of the passages leads to expect are looked at, and it is seen whether they suffice.
     """
-    least = _expected(queries, passages, depth)
-    rows = _at_least(least, queries, identical, passages, depth)
+    least = _expected(queries, passages, depth, similarity)
+    rows = _at_least(least, queries, identical, passages, depth, similarity)
     few = ((rows < 0).any(1) & (least[:, 0] > LOWEST)).nonzero()[:, 0]
     if len(few):
-        rows[few] = _at_least(torch.full_like(least[few], LOWEST), queries[few], identical[few], passages, depth)
+        lowest = torch.full_like(least[few], LOWEST)
+        rows[few] = _at_least(lowest, queries[few], identical[few], passages, depth, similarity)
     return rows
 
 
-def _expected(queries: Tensor, passages: Tensor, depth: int) -> Tensor:
+def _expected(queries: Tensor, passages: Tensor, depth: int, similarity: config.Similarity) -> Tensor:
     """Scores `[n, 1]` that at least `depth` passages are expected to have; the lowest of all where it does not pay.
 
     In a random sample the number of the `depth` best has about a Poisson distribution. Of 2,000 queries one finds too
@@ -80,15 +91,18 @@ def _expected(queries: Tensor, passages: Tensor, depth: int) -> Tensor:
     size = min(PASSAGES_PER_SAMPLE, len(passages) // SAMPLE_PAYS)
     expected = depth * size / len(passages)
     enough = math.ceil(expected + 3.3 * math.sqrt(expected)) + 1
-    if size < PASSAGES_PER_FIRST or enough > size // SAMPLE_PAYS:
+    if size < PASSAGES_PER_FIRST or enough > size // SAMPLE_PAYS or similarity == "manhattan":
         return torch.full((len(queries), 1), LOWEST, device=queries.device)
     sample = torch.randint(len(passages), (size,), generator=torch.Generator().manual_seed(0)).sort().values
-    drawn = passages[sample].to(queries.device, dtype := _product_type(queries.device))
+    dtype = _product_type(queries.device)
+    drawn = as_products(passages[sample].to(queries.device), similarity).to(dtype)
     best = [(some @ drawn.T).topk(enough, dim=1).values[:, -1:] for some in torch.split(queries.to(dtype), 1024)]
     return torch.cat(best).float()
 
 
-def _at_least(least: Tensor, queries: Tensor, identical: Tensor, passages: Tensor, depth: int) -> Tensor:
+def _at_least(
+    least: Tensor, queries: Tensor, identical: Tensor, passages: Tensor, depth: int, similarity: config.Similarity
+) -> Tensor:
     """Rows `[n, depth]` of the nearest passages whose scores are at least `least` `[n, 1]`; -1 where there are no more.
 
     Once `depth` passages are known, nothing worse than they is looked at any more.
@@ -96,10 +110,11 @@ def _at_least(least: Tensor, queries: Tensor, identical: Tensor, passages: Tenso
     screen, best = _Screen(queries), _Best(least, depth)
     start = 0
     while start < len(passages):
-        any_score = bool((best.least == LOWEST).any())
+        any_score = similarity == "manhattan" or bool((best.least == LOWEST).any())
         chunk = passages[start : start + (PASSAGES_PER_FIRST if any_score else PASSAGES_PER_CHUNK)].to(queries.device)
+        chunk = as_products(chunk, similarity)
         if any_score:
-            scores = queries @ chunk.T
+            scores = all_pairs(queries, chunk, "manhattan" if similarity == "manhattan" else "dot")
             here = (identical >= start) & (identical < start + len(chunk))
             scores[here.nonzero()[:, 0], identical[here] - start] = float("-inf")
             near, columns = scores.topk(min(depth, len(chunk)), dim=1)
@@ -221,7 +236,9 @@ class Found:
     rows: Tensor
 
 
-def between(low: Found, high: Found, passages: Tensor, depth: int) -> Callable[[float], Tensor]:
+def between(
+    low: Found, high: Found, passages: Tensor, depth: int, similarity: config.Similarity = "cosine"
+) -> Callable[[float], Tensor]:
     """Predict what a search finds for queries on the straight line from those of `low` (0) to those of `high` (1).
 
     Returns a function from the place on the line to rows `[n, depth]`, best first. It ranks what either search found in
@@ -235,8 +252,12 @@ def between(low: Found, high: Found, passages: Tensor, depth: int) -> Callable[[
         scores = torch.empty(pool.shape)
         for start in range(0, len(pool), QUERIES_PER_GATHER):
             block = slice(start, start + QUERIES_PER_GATHER)
-            near = passages[pool[block].clamp(min=0)]
-            scores[block] = torch.bmm(near, one.queries[block, :, None])[:, :, 0]
+            near, queries = passages[pool[block].clamp(min=0)], one.queries[block, None]
+            if similarity == "manhattan":
+                scores[block] = pairwise(queries, near, similarity)
+            else:
+                near, queries = as_products(near, similarity), as_factors(queries, similarity)
+                scores[block] = torch.bmm(near, queries.mT)[:, :, 0]
         ends.append(scores.masked_fill(repeated, float("-inf")))
     pool = pool.masked_fill(repeated, -1)
 

@@ -43,14 +43,14 @@ class Encoder:
     """A loaded encoder with its prompts and maximum lengths. Its own weights never change.
 
     `sides` are what embeds queries and what embeds passages: one module, unless the model is a `Router` that has one
-    for each. `module` is that of queries. Embeddings have unit length where the model ranks by cosines, and their own
-    where it ranks by dot products, so that a dot product is the score in both cases.
+    for each. `module` is that of queries. Embeddings have unit length where the model ranks by cosines, which are dot
+    products then, and their own where its `similarity` is another.
 
     `parameters` holds the weights that the embedding of a query depends on, by transformers' names
     (`encoder.layer.0.output.dense.weight`), and `roles` their names by role. `embed` runs on them or on replacements.
 
     Raises:
-        ModelError: the model ranks by distances, has fewer dimensions than it is to be cut to, has a prompt `passage`
+        ModelError: the model has fewer dimensions than it is to be cut to, has a prompt `passage`
             that sentence-transformers does not use, or is a `Router` that does not say which part embeds queries.
     """
 
@@ -68,12 +68,7 @@ class Encoder:
                 )
         self.module = self.sides["query"]
         self.settings = settings
-        self.similarity = module.similarity_fn_name
-        if self.similarity not in ("cosine", "dot"):
-            raise errors.ModelError(
-                f"{settings.name} ranks by the similarity `{self.similarity}`, which is not supported. Give "
-                "`model.similarity: cosine` or `dot`, if your system ranks by that."
-            )
+        self.similarity: config.Similarity = module.similarity_fn_name
         own = module.prompts
         prompts = settings.prompts
         self.prompts: dict[Side, str] = {

@@ -44,13 +44,14 @@ Reason = Literal[
 class Picture:
     """A figure, or the reason why there is none. `numbers` are those that the caption or the reason names.
 
-    `charts` show the same as the figure, and answer the pointer.
+    `charts` show the same as the figure, and answer the pointer. `note` is more for the caption.
     """
 
     figure: Figure | None = None
     reason: Reason | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
     charts: Sequence[charts.Spec] = ()
+    note: str = ""
 
 
 NOTHING_MEASURED = Picture(reason="nothing measured")
@@ -83,7 +84,8 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
     if in_pairs:
         figure = heat_maps.improvement(in_pairs, f"Improvement by pair of languages of {of}")
         sizes = {guard: len(one) for guard, one in in_pairs.items()}
-        drawn["heat_maps"] = Picture(figure, numbers=sizes, charts=heat_maps.improvement_charts(in_pairs))
+        note = _ranked_by(store, winner)
+        drawn["heat_maps"] = Picture(figure, numbers=sizes, charts=heat_maps.improvement_charts(in_pairs), note=note)
     bars = {}
     for settings in store.sweep.constraint.guarded:
         one = evidence[settings.key]
@@ -94,6 +96,14 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
         figure = languages.bars(bars, f"Improvement by language of {of}")
         drawn["by_language"] = Picture(figure, charts=languages.bar_charts(bars))
     return drawn
+
+
+def _ranked_by(store: TrialStore, winner: TrialRecord) -> str:
+    """What the similarities were, where the trial's outcomes say so."""
+    stored = outcomes.load(store.folder.trial(winner.number).outcomes)
+    if stored is None or stored.similarity is None:
+        return ""
+    return f" Passages are compared by {config.RANKED_BY[stored.similarity]}."
 
 
 def _guarded(store: TrialStore, winner: TrialRecord | None) -> dict[str, evaluated.Evidence] | Picture:

@@ -14,17 +14,19 @@ from adiabatic_ray.model import losses
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def loss_function(settings: config.Train, device: torch.device) -> Loss:
+def loss_function(settings: config.Train, device: torch.device, similarity: config.Similarity) -> Loss:
     """The loss that a trial's settings name, with its hyper-parameter as a tensor on the device."""
     if settings.loss == "infonce":
         temperature = torch.tensor(settings.temperature, device=device)
         return lambda query, positive, negative, unused, _: losses.infonce(
-            query, positive, negative, temperature, unused
+            query, positive, negative, temperature, unused, similarity
         )
     if settings.loss == "margin_mse":
-        return lambda query, positive, negative, _, margins: losses.margin_mse(query, positive, negative, margins)
+        return lambda query, positive, negative, _, margins: losses.margin_mse(
+            query, positive, negative, margins, similarity
+        )
     margin = torch.tensor(settings.margin, device=device)
-    return lambda query, positive, negative, *_: losses.triplet_margin(query, positive, negative, margin)
+    return lambda query, positive, negative, *_: losses.triplet_margin(query, positive, negative, margin, similarity)
 
 
 def optimizer(parameters: list[Tensor], settings: config.Train) -> torch.optim.AdamW:

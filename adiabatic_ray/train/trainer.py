@@ -66,7 +66,7 @@ class Trainer:
         # In evaluation mode Accelerate does not wrap the model for several processes: `Shares` does that work.
         self.prepared = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
-        self.loss = steps.loss_function(settings, encoder.device)
+        self.loss = steps.loss_function(settings, encoder.device, encoder.similarity)
         # A graph cannot gather from other processes, would not draw the same dropout again after a resume, and cannot
         # wait for the GPU, as a pooling without the prompt does.
         alone = self.accelerator.num_processes == 1 and not encoder.unpooled["query"]

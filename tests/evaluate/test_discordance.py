@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,11 +53,50 @@ def test_triplets_in_chunks(rng: np.random.Generator, monkeypatch: pytest.Monkey
     assert torch.equal(discordance.outcomes(discordance.leads(data, queries, passages)), whole)
 
 
-def test_a_negative_equal_to_the_positive_is_discordant(rng: np.random.Generator) -> None:
+SCORES: dict[str, Callable[[list[float], list[float]], float]] = {
+    "dot": lambda x, y: sum(a * b for a, b in zip(x, y, strict=True)),
+    "euclidean": lambda x, y: -math.sqrt(sum((a - b) ** 2 for a, b in zip(x, y, strict=True))),
+    "manhattan": lambda x, y: -sum(abs(a - b) for a, b in zip(x, y, strict=True)),
+}
+
+
+def of_any_length(rng: np.random.Generator, *shape: int) -> torch.Tensor:
+    """Lengths between 0.5 and 2."""
+    return unit(rng, *shape) * torch.from_numpy(rng.uniform(0.5, 2, (shape[0], 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("similarity", SCORES)
+def test_other_similarities_against_a_loop(rng: np.random.Generator, similarity: Any) -> None:
+    def score(a: torch.Tensor, b: torch.Tensor) -> float:
+        return SCORES[similarity](a.double().tolist(), b.double().tolist())
+
+    queries, passages = of_any_length(rng, 20, 6), of_any_length(rng, 40, 6)
+    rows = {key: rng.integers(0, size, 200) for key, size in (("query", 20), ("positive", 30), ("negative", 30))}
+    data = sets.Triplets(name="t", queries=["q"] * 20, passages=[], **rows)
+    expected = [
+        score(queries[q], passages[p]) <= score(queries[q], passages[n])
+        for q, p, n in zip(rows["query"], rows["positive"], rows["negative"], strict=True)
+    ]
+    outcomes = discordance.outcomes(discordance.leads(data, queries, passages, similarity))
+    assert outcomes.tolist() == expected
+    assert outcomes.tolist() != discordance.outcomes(discordance.leads(data, queries, passages)).tolist() or (
+        similarity == "dot"
+    )
+
+    xnli, _, _ = make_xnli(rng)
+    by_pair = discordance.outcomes(discordance.leads(xnli, queries[:10], passages, similarity))
+    for i, c, x, y in np.ndindex(7, 2, 3, 3):
+        query, other = queries[xnli.premise[i, x]], getattr(xnli, ("neutral", "contradiction")[c])
+        right, wrong = score(query, passages[xnli.entailment[i, y]]), score(query, passages[other[i, y]])
+        assert bool(by_pair[i, c, x, y]) == (right <= wrong)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", *SCORES])
+def test_a_negative_equal_to_the_positive_is_discordant(rng: np.random.Generator, similarity: Any) -> None:
     queries, passages = unit(rng, 1000, 384), unit(rng, 1000, 384)
     rows = np.arange(1000)
     data = sets.Triplets(name="t", queries=["q"] * 1000, passages=[], query=rows, positive=rows, negative=rows)
-    assert bool(discordance.outcomes(discordance.leads(data, queries, passages)).all())
+    assert bool(discordance.outcomes(discordance.leads(data, queries, passages, similarity)).all())
 
 
 def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple[sets.Xnli, torch.Tensor, torch.Tensor]:

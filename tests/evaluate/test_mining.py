@@ -75,6 +75,31 @@ def test_negatives_are_those_of_sentence_transformers(
     assert len(ours ^ theirs) <= 2  # equal scores may be ordered otherwise
 
 
+@pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
+def test_negatives_by_distance_are_those_of_sentence_transformers(
+    pairs: sets.Triplets, encoder: Encoder, pocket: Path, similarity: Any
+) -> None:
+    """Of embeddings of unit length, which are what theirs mines with."""
+    rows = {
+        "anchor": [pairs.queries[i] for i in pairs.query],
+        "positive": [pairs.passages[i] for i in pairs.positive],
+    }
+    model = SentenceTransformer(str(pocket / "encoder"), device="cpu", similarity_fn_name=similarity)
+    settings = {"num_negatives": 2, "absolute_margin": 0.02 if similarity == "euclidean" else 0.2, "range_max": 40}
+    expected = mine_hard_negatives(datasets.Dataset.from_dict(rows), model, verbose=False, **settings)
+    queries, passages = encoder.encode(pairs.queries, "query"), encoder.encode(pairs.passages, "passage")
+    found = mining.mine(pairs, queries, passages, config.Negatives(**settings), 0, similarity)
+    row = found["row"].numpy()
+    ours = triplets(
+        dataclasses.replace(
+            pairs, query=pairs.query[row], positive=pairs.positive[row], negative=found["negative"].numpy()
+        )
+    )
+    theirs = set(zip(expected["anchor"], expected["positive"], expected["negative"], strict=True))
+    assert len(theirs) > 50
+    assert len(ours ^ theirs) <= 2
+
+
 def test_random_negatives_lie_in_the_range_and_depend_on_the_seed(pairs: sets.Triplets, encoder: Encoder) -> None:
     settings = config.Negatives(num_negatives=2, range_min=5, range_max=20, sampling_strategy="random")
     in_range = triplets(mine(pairs, encoder, config.Negatives(num_negatives=15, range_min=5, range_max=20)))
@@ -89,13 +114,13 @@ def test_mined_negatives_are_cached(pairs: sets.Triplets, encoder: Encoder, tmp_
     tables = [
         drain(cache.fill(tmp_path, side, own, [encoder.encode(own, side)], encoder.dimension))[1] for own, side in texts
     ]
-    first = mining.mined(tmp_path, pairs, *tables, config.Negatives(num_negatives=2), 0)
+    first = mining.mined(tmp_path, pairs, *tables, config.Negatives(num_negatives=2), 0, "cosine")
     (path,) = (tmp_path / "mined").iterdir()
     written = path.stat().st_mtime_ns
-    again = mining.mined(tmp_path, pairs, *tables, config.Negatives(num_negatives=2), 0)
+    again = mining.mined(tmp_path, pairs, *tables, config.Negatives(num_negatives=2), 0, "cosine")
     assert path.stat().st_mtime_ns == written
     assert np.array_equal(first.negative, again.negative)
     assert not first.pairs
     assert np.array_equal(np.diff(first.first, append=len(first)), np.full(len(pairs), 2))
     with pytest.raises(errors.DataError, match=r"mining found no negative for any of 170 rows. Raise `range_max`"):
-        mining.mined(tmp_path, pairs, *tables, config.Negatives(max_score=-1.0), 0)
+        mining.mined(tmp_path, pairs, *tables, config.Negatives(max_score=-1.0), 0, "cosine")

@@ -32,7 +32,7 @@ def in_languages() -> Outcomes:
     """Random outcomes of triplets whose queries and passages have languages."""
     queries = {"questions": Languages(["ar", "en"], np.arange(13) % 2)}
     texts = {"questions": Languages(["sw"], np.zeros(13, dtype=np.int64))}
-    return Outcomes(drawn().by_scale, {"questions": ["ar", "en"], "xnli.v1": LANGUAGES}, queries, texts)
+    return Outcomes(drawn().by_scale, {"questions": ["ar", "en"], "xnli.v1": LANGUAGES}, queries, texts, "euclidean")
 
 
 def test_outcomes_are_read_back(tmp_path: Path) -> None:
@@ -41,6 +41,7 @@ def test_outcomes_are_read_back(tmp_path: Path) -> None:
     loaded = outcomes.load(path)
     assert loaded is not None
     assert loaded.languages == saved.languages
+    assert loaded.similarity == "euclidean"
     for kept, read in ((saved.language, loaded.language), (saved.text_language, loaded.text_language)):
         assert {key: one.each() for key, one in read.items()} == {key: one.each() for key, one in kept.items()}
     assert tuple(loaded.by_scale) == SCALES  # each is looked up by its value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import pytrec_eval
 import torch
+from sentence_transformers import SimilarityFunction
 
 from adiabatic_ray.data import sets
 from adiabatic_ray.evaluate import ranking
@@ -115,7 +117,7 @@ def test_search_in_chunks_with_and_without_a_sample(
 ) -> None:
     data, queries, passages = make(0)
     in_small_chunks(monkeypatch, first, product)
-    assert bool((ranking._expected(queries, passages, 20) > ranking.LOWEST).all()) == (first == 100)
+    assert bool((ranking._expected(queries, passages, 20, "dot") > ranking.LOWEST).all()) == (first == 100)
     # In steps of 1/8 all scores are exact, and many are equal only by a copy.
     queries, passages = ((8 * one).round() / 8 for one in (8 * queries, 8 * passages))
     found = ranking.search(data, queries, passages, 20)
@@ -125,6 +127,28 @@ def test_search_in_chunks_with_and_without_a_sample(
         assert len(set(ours)) == 20
         above = [row for row in theirs if scores[row] > scores[theirs[-1]]]
         assert ours[: len(above)] == above
+
+
+@pytest.mark.parametrize("product", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+def test_search_by_other_similarities(monkeypatch: pytest.MonkeyPatch, similarity: Any, product: torch.dtype) -> None:
+    """Of lengths between 0.5 and 2, against sentence-transformers' scores in float64."""
+    data, queries, passages = make(4)
+    in_small_chunks(monkeypatch, 100, product)
+    passages = passages * torch.linspace(0.5, 2, len(passages))[torch.randperm(len(passages)), None]
+    scores = SimilarityFunction.to_similarity_fn(similarity)(queries.double(), passages.double())
+    scores[0, data.identical[0]] = float("-inf")
+    found = ranking.search(data, queries, passages, 20, similarity=similarity)
+    assert (found == scores.topk(20).indices).float().mean() > 0.99  # but for rounding
+    assert (found != ranking.search(data, queries, passages, 20)).any() or similarity == "dot"
+
+    low, high = ranking.Found(queries, found), ranking.Found(queries.flip(1), found.flip(0))
+    ends = ranking.between(low, high, passages, 20, similarity)
+    assert (ends(0.0)[:, :10] == found[:, :10]).float().mean() > 0.99
+    if similarity != "manhattan":  # where scores are linear in the query
+        middle = SimilarityFunction.to_similarity_fn(similarity)((queries + queries.flip(1)) / 2, passages)
+        for ours, scores_of in zip(ends(0.5).tolist(), middle, strict=True):
+            assert scores_of[ours].tolist() == sorted(scores_of[ours].tolist(), reverse=True)
 
 
 @pytest.mark.parametrize("first", [100, 400])
@@ -148,8 +172,8 @@ def test_a_sample_that_misleads_hides_nothing(monkeypatch: pytest.MonkeyPatch) -
     sampled: list[torch.Tensor] = []
     expected = ranking._expected
 
-    def of_the_nearest(queries: torch.Tensor, passages: torch.Tensor, depth: int) -> torch.Tensor:
-        sampled.append(expected(queries, passages, depth))
+    def of_the_nearest(queries: torch.Tensor, passages: torch.Tensor, depth: int, _: str) -> torch.Tensor:
+        sampled.append(expected(queries, passages, depth, "dot"))
         return (queries @ passages.T).topk(depth // 2, dim=1).values[:, -1:]
 
     monkeypatch.setattr(ranking, "_expected", of_the_nearest)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SimilarityFunction
 from sentence_transformers.sentence_transformer import losses as reference
 
 from adiabatic_ray.model import losses
@@ -78,3 +80,48 @@ def test_margin_mse_is_sentence_transformers(embeddings: list[torch.Tensor]) -> 
     margins = torch.linspace(-1, 2, 6)
     expected = reference.MarginMSELoss(torch.nn.Identity()).compute_loss_from_embeddings(embeddings, margins)
     assert float(losses.margin_mse(*embeddings, margins)) == pytest.approx(float(expected), abs=1e-6)
+
+
+DISTANCES = {
+    "euclidean": reference.TripletDistanceMetric.EUCLIDEAN,
+    "manhattan": reference.TripletDistanceMetric.MANHATTAN,
+}
+
+
+@pytest.mark.parametrize("similarity", DISTANCES)
+def test_distances_against_sentence_transformers(embeddings: list[torch.Tensor], similarity: Any) -> None:
+    """Of embeddings whose lengths lie between 0.5 and 2."""
+    lengths = torch.linspace(0.5, 2, 6)[:, None]
+    query, positive, negative = (lengths.roll(i, 0) * one for i, one in enumerate(embeddings))
+    triplet = reference.TripletLoss(torch.nn.Identity(), DISTANCES[similarity], triplet_margin=0.3)
+    expected = triplet.compute_loss_from_embeddings([query, positive, negative], None)
+    loss = losses.triplet_margin(query, positive, negative, torch.tensor(0.3), similarity)
+    assert float(loss) == pytest.approx(float(expected), abs=1e-4)  # theirs adds 1e-6 to every difference
+    assert float(loss) != pytest.approx(
+        float(losses.triplet_margin(query, positive, negative, torch.tensor(0.3), "dot"))
+    )
+
+    scores = SimilarityFunction.to_similarity_fn(similarity)
+    several = reference.MultipleNegativesRankingLoss(torch.nn.Identity(), scale=2.0, similarity_fct=scores)
+    expected = several.compute_loss_from_embeddings([query, positive, negative], None)
+    unused = torch.eye(6, 12, dtype=torch.bool)
+    loss = losses.infonce(query, positive, negative, torch.tensor(0.5), unused, similarity)
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+
+    margins = torch.linspace(-1, 1, 6)
+    pairs = SimilarityFunction.to_similarity_pairwise_fn(similarity)
+    theirs = (pairs(query, positive) - pairs(query, negative) - margins).square().mean()
+    assert float(losses.margin_mse(query, positive, negative, margins, similarity)) == pytest.approx(float(theirs))
+
+
+@pytest.mark.parametrize("similarity", DISTANCES)
+def test_a_query_that_is_its_own_positive_has_a_gradient(embeddings: list[torch.Tensor], similarity: Any) -> None:
+    query = embeddings[0].clone().requires_grad_()
+    positive, negative = embeddings[0].clone(), embeddings[2]
+    for loss in (
+        losses.triplet_margin(query, positive, negative, torch.tensor(5.0), similarity),
+        losses.infonce(query, positive, negative, torch.tensor(0.5), torch.eye(6, 12, dtype=torch.bool), similarity),
+    ):
+        (gradient,) = torch.autograd.grad(loss, query)
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0

@@ -150,8 +150,13 @@ def test_the_sweep_file_may_say_what_is_ranked_by(pocket: Path, tmp_path: Path) 
     assert SentenceTransformer(str(tmp_path / "out"), device="cpu").similarity_fn_name == "cosine"
     settings = folder / "config_sentence_transformers.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"similarity_fn_name": "manhattan"}))
-    with pytest.raises(errors.ModelError, match=r"ranks by the similarity `manhattan`, .* Give `model.similarity"):
-        load(folder)
+    manhattan = load(folder)
+    assert manhattan.similarity == "manhattan"
+    assert (manhattan.encode(TEXTS, "query") - oracle(folder, "query", normalised=False)).abs().max() < 1e-3
+    export.hand_over(manhattan, ExportFolder(tmp_path / "by_distance"), {}, "card")
+    for name in ("query_encoder", "retrieval_model"):
+        handed = SentenceTransformer(str(tmp_path / "by_distance" / name), device="cpu")
+        assert handed.similarity_fn_name == "manhattan"
 
 
 def lines(pocket: Path) -> list[str]:
@@ -162,3 +167,15 @@ def triplets(pocket: Path) -> sets.Triplets:
     data = sources.load("t", config.Source(path=str(pocket / "questions" / "train.jsonl"), limit=100), seed=0)
     assert isinstance(data, sets.Triplets)
     return data
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+def test_a_trial_by_any_similarity_makes_its_loss_smaller(pocket: Path, tmp_path: Path, similarity: str) -> None:
+    model = load(dot_product_encoder(pocket, tmp_path / "base"), similarity=similarity)
+    data = triplets(pocket)
+    prepared = trial.TrainingData.prepare(data, model.encode(data.passages, "passage"), model)
+    settings = config.Train(
+        data=config.Source(path="none"), learning_rate=1e-3, batch_size=20, margin=1.0, steps=30, evaluations=3
+    )
+    losses = [one.metrics["loss"] for one in trial.run(model, prepared, settings, Benchmark([]).measure, seed=0)]
+    assert losses[-1] < 0.9 * losses[0]

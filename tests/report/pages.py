@@ -40,7 +40,7 @@ def keep_outcomes(store: TrialStore) -> None:
     tuned = base ^ (torch.rand(size, generator=random) < torch.where(base, 0.12, 0.02 + 0.3 * drift.clamp(min=0)))
     for number, scale, outcome in ((0, 1.0, base), (winner.number, winner.candidate.scale, tuned)):
         path = store.folder.trial(number).outcomes
-        outcomes.save(path, Outcomes({scale: {"xnli": outcome}}, {"xnli": LANGUAGES}))
+        outcomes.save(path, Outcomes({scale: {"xnli": outcome}}, {"xnli": LANGUAGES}, similarity="euclidean"))
 
 
 def evidence(store: TrialStore, **changes: Any) -> Evidence:

@@ -140,7 +140,9 @@ def test_the_winner_is_told_with_its_numbers(tmp_path: Path, visit: Visit) -> No
     assert all(
         images.nth(i).evaluate("one => one.naturalWidth > 300 && one.alt.length > 20") for i in range(len(names))
     )
-    assert "Selection sets, 400 premises or queries of xnli." in tab.locator("#figure-heat_maps").inner_text()
+    caption = tab.locator("#figure-heat_maps").inner_text()
+    assert "Selection sets, 400 premises or queries of xnli." in caption
+    assert "Passages are compared by Euclidean distances." in caption
 
 
 def test_the_table_sorts_by_number_and_filters(tmp_path: Path, visit: Visit) -> None:

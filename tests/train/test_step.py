@@ -58,7 +58,7 @@ def test_the_optimizer_is_adamw_on_the_displacement(weight_decay: float) -> None
     ],
 )
 def test_the_loss_is_the_one_of_the_settings(changes: dict[str, Any], expected: float) -> None:
-    loss = step.loss_function(settings(**changes), CPU)
+    loss = step.loss_function(settings(**changes), CPU, "cosine")
     query, positive, negative = (torch.tensor([row]) for row in ([1.0, 0.0], [0.6, 0.8], [0.8, 0.6]))
     same = torch.tensor([[True, False]])
     assert float(loss(query, positive, negative, same, torch.tensor([0.3]))) == pytest.approx(expected, abs=1e-6)
