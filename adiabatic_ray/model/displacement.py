@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from adiabatic_ray import errors
 from adiabatic_ray.model import freezing, low_rank
-from adiabatic_ray.model.encoder import Encoder, Features
+from adiabatic_ray.model.encoder import Encoder
+from adiabatic_ray.model.tokens import Features
 
 
 def trained(encoder: Encoder, mask: str, rank: int | None = None) -> list[str]:

@@ -14,15 +14,15 @@ import torch
 import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
-from sentence_transformers.sentence_transformer.modules import Module, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Module, Pooling, StaticEmbedding, Transformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from adiabatic_ray import config, errors, storage
-from adiabatic_ray.model import roles
+from adiabatic_ray.model import roles, tokens
+from adiabatic_ray.model.tokens import Features
 
 Side = Literal["query", "passage"]
-Features = dict[str, Tensor]
 Weights = Mapping[str, Tensor]
 Encode = Callable[[Sequence[str]], Tensor]  # query texts to embeddings [n, d]
 
@@ -61,10 +61,10 @@ class Encoder:
             "passage": _of_side(module, settings.name, "document"),
         }
         for side, one in self.sides.items():
-            if not isinstance(one[0], Transformer):
+            if not isinstance(one[0], Transformer | StaticEmbedding):
                 raise errors.ModelError(
                     f"{settings.name} embeds a {side} with `{type(one[0]).__name__}`, which is not supported; only "
-                    "encoders that begin with a `Transformer` are."
+                    "encoders that begin with a `Transformer` or a `StaticEmbedding` are."
                 )
         self.module = self.sides["query"]
         self.settings = settings
@@ -82,7 +82,7 @@ class Encoder:
                 f"`model.prompts.passage: {own['passage']!r}`, or `''` for none."
             )
         lengths = {"query": settings.max_length.query, "passage": settings.max_length.passage}
-        longest = {side: one.max_seq_length or 512 for side, one in self.sides.items()}
+        longest = {side: tokens.max_length(one) for side, one in self.sides.items()}
         self.max_length: dict[Side, int] = {side: min(lengths[side] or most, most) for side, most in longest.items()}
         self.unpooled: dict[Side, int] = {side: self._unpooled(side) for side in self.sides}
         if settings.truncate_dim is not None and settings.truncate_dim > self.dimension:
@@ -101,9 +101,15 @@ class Encoder:
 
     @property
     def transformer(self) -> nn.Module:
-        """The model of transformers that embeds queries, by whose names `parameters` go."""
-        model: nn.Module = self.module[0].auto_model
+        """The model of transformers that embeds queries, by whose names `parameters` go, or a `StaticEmbedding`."""
+        first = self.module[0]
+        model: nn.Module = first if tokens.is_static(self.module) else first.auto_model
         return model
+
+    @property
+    def waits(self) -> bool:
+        """Whether embedding a query waits for the device, since something depends on what it computed."""
+        return bool(self.unpooled["query"]) or tokens.is_static(self.module)
 
     @property
     def dimension(self) -> int:
@@ -118,7 +124,8 @@ class Encoder:
         with torch.enable_grad():
             leaves = {full: p.detach().requires_grad_() for full, p in named.items()}
             features = self.collate(self.tokenize(["a"], "query"))
-            embedding = functional_call(self.module, leaves, (features,))["sentence_embedding"]
+            inputs = tokens.inputs(self.module, features)
+            embedding = functional_call(self.module, leaves, (inputs,))["sentence_embedding"]
             gradients = torch.autograd.grad(embedding.sum(), list(leaves.values()), allow_unused=True)
         used = [full for full, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
         return {_short(full): full for full in used}
@@ -133,11 +140,7 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
         """Token ids of each text with the side's prompt before it, truncated to the side's maximum length."""
-        prompt = self.prompts[side]
-        ids: list[list[int]] = self.sides[side].tokenizer(
-            [prompt + text for text in texts], truncation=True, max_length=self.max_length[side]
-        )["input_ids"]
-        return ids
+        return tokens.ids(self.sides[side], [self.prompts[side] + text for text in texts], self.max_length[side])
 
     def collate(self, ids: Sequence[Sequence[int]], multiple: int = 1, side: Side = "query") -> Features:
         """Token ids of a batch, padded on the right, and their mask: two tensors `[b, t]` on the encoder's device.
@@ -146,8 +149,8 @@ class Encoder:
         """
         longest = max(len(row) for row in ids)
         width = max(longest, min(-(-longest // multiple) * multiple, *self.max_length.values()))
-        padding = self.sides[side].tokenizer.pad_token_id or 0
-        padded = torch.tensor([[*row, *[padding] * (width - len(row))] for row in ids])
+        padding = tokens.padding(self.sides[side])
+        padded = torch.tensor([[*row, *[padding] * (width - len(row))] for row in ids], dtype=torch.long)
         lengths = torch.tensor([len(row) for row in ids])
         mask = (torch.arange(width) < lengths[:, None]).long()
         device = next(self.sides[side].parameters()).device
@@ -155,7 +158,7 @@ class Encoder:
 
     def embed(self, features: Features, weights: Weights | None = None, side: Side = "query") -> Tensor:
         """Embeddings `[b, d]` in float32, with `weights` in place of the parameters of these names."""
-        inputs: dict[str, Any] = dict(features)
+        inputs = tokens.inputs(self.sides[side], features)
         if self.unpooled[side]:
             inputs["prompt_length"] = self.unpooled[side]
         if weights is None:
@@ -186,10 +189,9 @@ class Encoder:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        tokenizer = module.tokenizer
         rest: dict[str, Any] = {
             "modules": [_settings(part) for part in module],
-            "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer),
+            "tokenizer": tokens.settings(module),
             "prompt": self.prompts[side],
             "max_length": self.max_length[side],
         }
@@ -316,11 +318,10 @@ def _require_agreement(encoder: Encoder, module: SentenceTransformer) -> None:
     sides: list[Side] = ["query", "passage"]
     for side in sides:
         reference, cut = module, encoder.max_length[side]
-        longest = encoder.sides[side].max_seq_length
-        shorter = longest is not None and cut < longest
-        if shorter:
+        longest = tokens.max_length(encoder.sides[side])
+        if cut < longest:
             reference = encoder.sides[side]
-            reference.max_seq_length = cut
+            tokens.set_max_length(reference, cut)
         encode = reference.encode_query if side == "query" else reference.encode_document
         expected = encode(
             PROBES,
@@ -328,8 +329,8 @@ def _require_agreement(encoder: Encoder, module: SentenceTransformer) -> None:
             normalize_embeddings=encoder.similarity == "cosine",
             show_progress_bar=False,
         )
-        if shorter:
-            reference.max_seq_length = longest
+        if cut < longest:
+            tokens.set_max_length(reference, longest)
         ours = encoder.encode(PROBES, side)
         difference = float((ours - torch.from_numpy(expected)).abs().max() / ours.norm(dim=1).max())
         if not difference < AGREEMENT:
@@ -464,7 +465,7 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
     while start < len(order):
-        size = max(1, budget // lengths[order[start]])
+        size = max(1, budget // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
 

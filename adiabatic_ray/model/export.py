@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
-from adiabatic_ray.model import low_rank
+from adiabatic_ray.model import low_rank, tokens
 from adiabatic_ray.model.encoder import Encoder, Side, Weights, quiet
 from adiabatic_ray.trials.layout import ExportFolder
 
@@ -97,7 +97,7 @@ def _side(encoder: Encoder, side: Side, weights: Weights) -> SentenceTransformer
     with torch.no_grad():
         for name, weight in weights.items():
             own[encoder.full_names[name]].copy_(weight)
-    module.max_seq_length = encoder.max_length[side]
+    tokens.set_max_length(module, encoder.max_length[side])
     return module
 
 

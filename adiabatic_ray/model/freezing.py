@@ -49,7 +49,9 @@ def matches(mask: str, names: Iterable[str], roles: Roles) -> dict[str, list[str
                 + (f"; roles are {', '.join(f'`{one}`' for one in _shown(roles))}." if roles else ".")
             )
     if len({name for hits in matched.values() for name in hits}) == len(names):
-        raise errors.MaskError(f"freeze: {mask!r} freezes every parameter, so that nothing is left to train.")
+        raise errors.MaskError(
+            f"freeze: {mask!r} freezes every parameter, so that nothing is left to train; `none` freezes nothing."
+        )
     return matched
 
 

@@ -56,7 +56,7 @@ def _embeddings(module: nn.Module, layers: list[nn.Module]) -> Iterator[nn.Modul
     around = _ancestors(layers[0], parents) if layers else {module}
     within = {inner for layer in layers for inner in layer.modules()}
     for name, one in module.named_modules():
-        if isinstance(one, nn.Embedding) and one not in within and "bias" not in name:
+        if isinstance(one, nn.Embedding | nn.EmbeddingBag) and one not in within and "bias" not in name:
             while one not in around and parents[one] not in around:
                 one = parents[one]  # the module that it is a part of
             yield one

@@ -14,7 +14,7 @@ from adiabatic_ray.data import stored, tables, triplets
 from adiabatic_ray.data.sets import DataSet, Ranking, Xnli
 from adiabatic_ray.evaluate import agreement, embedded_data, power
 from adiabatic_ray.evaluate.benchmark import Benchmark
-from adiabatic_ray.model import displacement, encoder, freezing
+from adiabatic_ray.model import displacement, encoder, freezing, tokens
 from adiabatic_ray.search import space
 from adiabatic_ray.sweep import session
 from adiabatic_ray.sweep.cluster import nodes, resources
@@ -70,12 +70,16 @@ def _model_lines(sweep: config.Sweep) -> Generator[str, None, encoder.Encoder | 
         return None
     yield (
         f"model {sweep.model.name}: {_count(model, model.parameters):,} parameters, {model.dimension} dimensions, "
-        f"prompts {model.prompts}, at most {model.max_length['query']} tokens a query and "
-        f"{model.max_length['passage']} a passage"
+        f"prompts {model.prompts}, {_most_tokens(model.max_length['query'])} a query and "
+        f"{_most_tokens(model.max_length['passage'])} a passage"
     )
     for mask in space.masks(sweep):
         yield from _mask_lines(mask, space.largest_rank(sweep), model)
     return model
+
+
+def _most_tokens(count: int) -> str:
+    return f"at most {count} tokens" if count < tokens.UNLIMITED else "any number of tokens"
 
 
 def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data | None]:

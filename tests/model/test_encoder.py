@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import BoW, Dense, Pooling
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.model import encoder as encoders
@@ -187,12 +187,10 @@ def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
         encoders.load(config.Model(name="nobody/nothing"))  # HF_HUB_OFFLINE is set for tests
 
 
-def test_static_embeddings_are_refused(pocket: Path, tmp_path: Path) -> None:
-    tokenizer = SentenceTransformer(str(pocket / "encoder"), device="cpu").tokenizer
-    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=8)], device="cpu")
-    static.save(str(tmp_path / "static"), create_model_card=False)
-    with pytest.raises(errors.ModelError, match=r"embeds a query with `StaticEmbedding`, which is not supported"):
-        encoders.load(config.Model(name=str(tmp_path / "static")))
+def test_what_embeds_no_tokens_is_refused() -> None:
+    words = BoW(["tree", "book"])
+    with pytest.raises(errors.ModelError, match=r"embeds a query with `BoW`, which is not supported; only encoders"):
+        encoders.Encoder(SentenceTransformer(modules=[words], device="cpu"), config.Model(name="bag of words"))
 
 
 def test_a_model_that_cannot_run_is_an_error_of_ours(pocket: Path, tmp_path: Path) -> None:

@@ -133,5 +133,5 @@ def test_dense_modules_of_sentence_transformers() -> None:
 def test_a_model_without_layers() -> None:
     model = nn.Sequential(nn.EmbeddingBag(5, 4), nn.Linear(4, 4))
     parameters = dict(model.named_parameters())
-    assert roles.find(model, parameters) == {"biases": ["1.bias"]}
+    assert roles.find(model, parameters) == {"embeddings": ["0.weight"], "biases": ["1.bias"]}
     assert roles.find(nn.Sequential(nn.Embedding(5, 4)), {"e": torch.zeros(5, 4)}) == {}

@@ -60,7 +60,7 @@ def tuned(model: encoders.Encoder, pocket: Path, freeze: str) -> dict[str, torch
 
 
 def trainable(model: encoders.Encoder, freeze: str) -> list[str]:
-    frozen = [name for role in freeze.split("+") for name in model.roles[role]]
+    frozen = [name for role in freeze.split("+") for name in model.roles.get(role, [])]
     return [name for name in model.parameters if name not in frozen]
 
 
