@@ -126,6 +126,8 @@ class Model:
     """What your system ranks by. The model's own unless given; embeddings keep their lengths but for `cosine`."""
     truncate_dim: int | None = None
     """Of a Matryoshka encoder so many first dimensions, which your system ranks by; all unless given."""
+    dtype: Literal["bfloat16", "float16"] | None = None
+    """Of the frozen document side, as your documents were embedded; float32 unless given, as the query side always."""
     trust_remote_code: bool = False
     """Whether to run the code that comes with the model; on the hub `revision` must then be a commit."""
 

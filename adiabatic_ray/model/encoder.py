@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -20,7 +21,6 @@ from torch.func import functional_call
 
 from adiabatic_ray import config, errors, storage
 from adiabatic_ray.model import roles, tokens
-from adiabatic_ray.model.tokens import Features
 
 Side = Literal["query", "passage"]
 Weights = Mapping[str, Tensor]
@@ -33,6 +33,7 @@ TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32_768}
 # Texts of which each side's embeddings are compared with sentence-transformers' own when an encoder is loaded.
 PROBES = ["who planted the tree?", "Wer pflanzte den Baum? " * 40, "Кто посадил дерево?", ""]
 AGREEMENT = 1e-4  # float32 on two batches of different shapes is within 1e-6
+AGREEMENT_OF_16_BITS = 0.05  # bfloat16 has three digits, which are rounded in each layer
 
 
 class HubUnreachable(errors.ModelError):
@@ -43,15 +44,15 @@ class Encoder:
     """A loaded encoder with its prompts and maximum lengths. Its own weights never change.
 
     `sides` are what embeds queries and what embeds passages: one module, unless the model is a `Router` that has one
-    for each. `module` is that of queries. Embeddings have unit length where the model ranks by cosines, which are dot
-    products then, and their own where its `similarity` is another.
+    for each, or the frozen one has another `dtype`. `module` is that of queries. Embeddings have unit length where the
+    model ranks by cosines, which are dot products then, and their own where its `similarity` is another.
 
     `parameters` holds the weights that the embedding of a query depends on, by transformers' names
     (`encoder.layer.0.output.dense.weight`), and `roles` their names by role. `embed` runs on them or on replacements.
 
     Raises:
-        ModelError: the model has fewer dimensions than it is to be cut to, has a prompt `passage`
-            that sentence-transformers does not use, or is a `Router` that does not say which part embeds queries.
+        ModelError: the model has fewer dimensions than it is to be cut to, has a prompt `passage` that
+            sentence-transformers does not use, or is a `Router` that does not say which part embeds queries.
     """
 
     def __init__(self, module: SentenceTransformer, settings: config.Model) -> None:
@@ -66,6 +67,8 @@ class Encoder:
                     f"{settings.name} embeds a {side} with `{type(one[0]).__name__}`, which is not supported; only "
                     "encoders that begin with a `Transformer` or a `StaticEmbedding` are."
                 )
+        if settings.dtype is not None:
+            self.sides["passage"] = copy.deepcopy(self.sides["passage"]).to(getattr(torch, settings.dtype))
         self.module = self.sides["query"]
         self.settings = settings
         self.similarity: config.Similarity = module.similarity_fn_name
@@ -142,7 +145,7 @@ class Encoder:
         """Token ids of each text with the side's prompt before it, truncated to the side's maximum length."""
         return tokens.ids(self.sides[side], [self.prompts[side] + text for text in texts], self.max_length[side])
 
-    def collate(self, ids: Sequence[Sequence[int]], multiple: int = 1, side: Side = "query") -> Features:
+    def collate(self, ids: Sequence[Sequence[int]], multiple: int = 1, side: Side = "query") -> tokens.Features:
         """Token ids of a batch, padded on the right, and their mask: two tensors `[b, t]` on the encoder's device.
 
         `t` is the length of the longest row, rounded up to a multiple of `multiple` where the encoder allows so many.
@@ -156,7 +159,7 @@ class Encoder:
         device = next(self.sides[side].parameters()).device
         return {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
 
-    def embed(self, features: Features, weights: Weights | None = None, side: Side = "query") -> Tensor:
+    def embed(self, features: tokens.Features, weights: Weights | None = None, side: Side = "query") -> Tensor:
         """Embeddings `[b, d]` in float32, with `weights` in place of the parameters of these names."""
         inputs = tokens.inputs(self.sides[side], features)
         if self.unpooled[side]:
@@ -317,10 +320,10 @@ def _require_agreement(encoder: Encoder, module: SentenceTransformer) -> None:
     """
     sides: list[Side] = ["query", "passage"]
     for side in sides:
-        reference, cut = module, encoder.max_length[side]
-        longest = tokens.max_length(encoder.sides[side])
+        rounded = side == "passage" and encoder.settings.dtype is not None
+        cut, longest = encoder.max_length[side], tokens.max_length(encoder.sides[side])
+        reference = encoder.sides[side] if cut < longest or rounded else module
         if cut < longest:
-            reference = encoder.sides[side]
             tokens.set_max_length(reference, cut)
         encode = reference.encode_query if side == "query" else reference.encode_document
         expected = encode(
@@ -333,7 +336,7 @@ def _require_agreement(encoder: Encoder, module: SentenceTransformer) -> None:
             tokens.set_max_length(reference, longest)
         ours = encoder.encode(PROBES, side)
         difference = float((ours - torch.from_numpy(expected)).abs().max() / ours.norm(dim=1).max())
-        if not difference < AGREEMENT:
+        if not difference < (AGREEMENT_OF_16_BITS if rounded else AGREEMENT):
             raise errors.ModelError(
                 f"{encoder.settings.name}: sentence-transformers embeds a {side} otherwise than this project, by "
                 f"{difference:.2g} of its length. The model does something with texts that is not supported yet, such "
