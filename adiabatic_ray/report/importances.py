@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from adiabatic_ray.report import charts
 from adiabatic_ray.report.figures import FEASIBLE
 
 Importances = Mapping[str, Mapping[str, float]]  # shares of 1 by hyper-parameter, for each target
@@ -13,8 +14,7 @@ Importances = Mapping[str, Mapping[str, float]]  # shares of 1 by hyper-paramete
 
 def bars(importances: Importances) -> Figure:
     """The share of each hyper-parameter in a high gain and in a low constraint, a panel for each target."""
-    names = list(dict.fromkeys(name for shares in importances.values() for name in shares))
-    names.sort(key=lambda name: sum(shares.get(name, 0.0) for shares in importances.values()))
+    names = _ascending(importances)
     figure = Figure(figsize=(9, 1.2 + 0.5 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(importances), sharey=True, squeeze=False)[0]
     for axes, (target, shares) in zip(panels, importances.items(), strict=True):
@@ -26,3 +26,31 @@ def bars(importances: Importances) -> Figure:
         axes.set_xlabel("importance (share of 1)")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def bar_charts(importances: Importances) -> list[charts.Spec]:
+    """The same for the pointer, a chart for each target."""
+    names = _ascending(importances)[::-1]
+    return [_chart(target, {name: shares.get(name, 0.0) for name in names}) for target, shares in importances.items()]
+
+
+def _chart(target: str, shares: Mapping[str, float]) -> charts.Spec:
+    rows = [
+        {
+            "name": name,
+            "value": share,
+            "tip": {"for": f"the {target}", "hyper-parameter": name, "share": f"{share:.2f}"},
+        }
+        for name, share in shares.items()
+    ]
+    x = charts.number("value", f"importance for the {target} (share of 1)", {"type": "linear"})
+    y = {"field": "name", "type": "nominal", "sort": None, "title": None}
+    mark = {"type": "bar", "color": FEASIBLE, "tooltip": charts.TIP}
+    bars = {"data": {"values": rows}, "mark": mark, "encoding": {"x": x, "y": y}}
+    return charts.chart(bars, height=max(80, 26 * len(rows)))
+
+
+def _ascending(importances: Importances) -> list[str]:
+    """The hyper-parameters, the most important last."""
+    names = dict.fromkeys(name for shares in importances.values() for name in shares)
+    return sorted(names, key=lambda name: sum(shares.get(name, 0.0) for shares in importances.values()))

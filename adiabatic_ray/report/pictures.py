@@ -171,4 +171,6 @@ def _of_search(sweep: config.Sweep, records: Sequence[TrialRecord], winner: Tria
 
 def _importances(shares: importances.Importances) -> Picture:
     known = {target: one for target, one in shares.items() if one}
-    return Picture(importances.bars(known)) if known else Picture(reason="importances unknown")
+    if not known:
+        return Picture(reason="importances unknown")
+    return Picture(importances.bars(known), charts=importances.bar_charts(known))

@@ -255,7 +255,7 @@ def test_charts_answer_the_pointer(tmp_path: Path, visit: Visit) -> None:
     keep_outcomes(store)
     tab = visit(page.write_from(store, evidence(store), IMPORTANCES)[0])
     tab.wait_for_selector("#figure-parallel.live")
-    names = ("heat_maps", "by_language", "curves", "rates", "worst_language", "history", "parallel")
+    names = ("heat_maps", "by_language", "curves", "rates", "worst_language", "history", "parallel", "importances")
     assert tab.locator("figure.live").count() == len(names)
     for name in names:  # a chart instead of the figure, with the figure's words
         assert not tab.locator(f"#figure-{name} img").is_visible()
@@ -304,6 +304,11 @@ def test_every_chart_has_a_table_of_its_numbers(tmp_path: Path, visit: Visit) ->
         assert f"{winner.metrics['gain']:+.2f}%" in row
         assert naming.show(winner.config["learning_rate"]) in row
     assert f"{winner.metrics['improvement/arxiv']:+.2f}%" in row  # of `curves`
+    tab.locator("#figure-importances summary").click()
+    tab.wait_for_selector("#figure-importances tbody")
+    shown = [text.split("\t") for text in tab.locator("#figure-importances tbody tr").all_inner_texts()]
+    expected = {(f"the {of}", name, f"{share:.2f}") for of, all_ in IMPORTANCES.items() for name, share in all_.items()}
+    assert {tuple(row) for row in shown} == expected
     tab.locator("#figure-heat_maps summary").click()
     tab.wait_for_selector("#figure-heat_maps tbody")
     rows = tab.locator("#figure-heat_maps tbody tr")

@@ -120,15 +120,16 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], what:
     return process.communicate(timeout=30)[0]
 
 
-def kill_trials() -> list[int]:
-    """Kill the processes in which this process's Ray trains; their ids.
+def kill_trial(sweep: config.Sweep, number: int) -> list[int]:
+    """Kill the process in which this process's Ray runs a trial; its id.
 
-    Ray tells them by their titles, which it writes anew around each call: at that moment one reads as empty.
+    Its title says which, as Ray's dashboard shows it.
     """
     trials: list[psutil.Process] = []
+    title = f"ray::{sweep.name}, trial {number}"
 
     def found() -> bool:
-        trials[:] = [p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline())]
+        trials[:] = [p for p in psutil.Process().children(recursive=True) if title in " ".join(p.cmdline())]
         return bool(trials)
 
     until(found, "the process of a trial", seconds=30, pause=0.005)
@@ -358,7 +359,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
 
     def kill() -> None:
         wait_for(sweep, number=2, points=1)
-        killed.extend(kill_trials())
+        killed.extend(kill_trial(sweep, 2))
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -374,7 +375,7 @@ def test_a_process_that_dies_each_time_is_a_crashed_trial(write_sweep: Callable[
 
     def kill() -> None:
         wait_for(sweep, number=1, points=1)
-        kill_trials()
+        kill_trial(sweep, 1)
 
     killer = threading.Thread(target=kill)
     killer.start()

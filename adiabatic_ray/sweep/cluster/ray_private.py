@@ -1,14 +1,15 @@
 """Calls Ray's private functions, here and nowhere else. Any minor release may change them, so Ray's version is pinned.
 
-Ray has no public function that lists the nodes that an autoscaler may add or the actors of a job, or that packs a
-working directory.
+Ray has no public function that lists the nodes that an autoscaler may add or the actors of a job, that packs a working
+directory, or that names a process.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,17 @@ def kuberay_node_types(name: str, namespace: str) -> Mapping[str, Mapping[str, A
     configuration = autoscaling_config.AutoscalingConfigProducer(name, namespace)()
     types: Mapping[str, Mapping[str, Any]] = configuration["available_node_types"]
     return types
+
+
+@contextlib.contextmanager
+def process_title(title: str) -> Iterator[None]:
+    """Show a title for this process in Ray's dashboard, in place of the name of the actor's method."""
+    before = ray._raylet.getproctitle()
+    ray._raylet.setproctitle(title)
+    try:
+        yield
+    finally:
+        ray._raylet.setproctitle(before)
 
 
 def is_client() -> bool:

@@ -13,6 +13,7 @@ from ray import tune
 
 from adiabatic_ray import config
 from adiabatic_ray.evaluate.embedded_data import EmbeddedData
+from adiabatic_ray.sweep.cluster import ray_private
 from adiabatic_ray.sweep.workers import encoder_actors
 from adiabatic_ray.sweep.workers.process_group import ProcessGroupRunner
 from adiabatic_ray.sweep.workers.trial_runner import TrialRunner
@@ -33,16 +34,22 @@ class QueryTuning(tune.Trainable):  # type: ignore[misc]
             self.runner = TrialRunner(encoder_actors.load(sweep.model), sweep, embedded, folder)
         else:
             self.runner = ProcessGroupRunner(*encoder_actors.assigned(workers), sweep, embedded, folder)
-        self.runner.start(**chosen)
+        self.sweep = sweep.name
+        self._start(chosen)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.runner.start(**new_config)
+        self._start(new_config)
         return True
+
+    def _start(self, chosen: dict[str, Any]) -> None:
+        self.runner.start(**chosen)
+        self.title = f"ray::{self.sweep}, trial {chosen['number']}"
 
     def cleanup(self) -> None:
         self.runner.close()
 
     def step(self) -> dict[str, Any]:
-        report = self.runner.step()
+        with ray_private.process_title(self.title):
+            report = self.runner.step()
         gain = report.metrics.get(GAIN_AT_EDGE, math.nan)  # Tune refuses a result without it, also a failed trial's
         return {"report": report, "done": report.status != "running", GAIN_AT_EDGE: gain}
