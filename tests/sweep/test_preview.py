@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.sweep import preview
+from tests import sweeps
+from tests.model.test_roles import EXPECTED
+from tests.model.test_zoo import saved
 
 Load = Callable[..., config.Sweep]
 
@@ -60,6 +64,42 @@ def test_masks_by_what_they_leave(load_sweep: Load, pocket: Path) -> None:
     assert any(
         re.match(r"  layer\.\*\.output\.dense\.weight freezes 3 tensors, 110,592 parameters: ", one) for one in lines
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", EXPECTED)
+def test_the_default_mask_in_each_architecture(architecture: str, pocket: Path, tmp_path: Path) -> None:
+    """The names are those of the architecture's own embeddings, and the data need not be there."""
+    base, hub = saved(architecture, pocket, tmp_path), config.Source(path="nobody/nothing")
+    sweep = sweeps.minimal(
+        model=config.Model(name=str(base)),
+        train=dataclasses.replace(sweeps.MINIMAL.train, data=hub),
+        evaluate=config.Evaluate(selection={"questions": hub, "xnli": hub}),
+        search=dataclasses.replace(sweeps.MINIMAL.search, space={"learning_rate": [1e-8, 1e-7]}),
+    )
+    own = dict(SentenceTransformer(str(base), device="cpu")[0].auto_model.named_parameters())
+    frozen = {name: p.numel() for name, p in own.items() if re.fullmatch(EXPECTED[architecture]["embeddings"], name)}
+    said = line(list(preview.lines(sweep)), "  embeddings freezes")
+    assert said.startswith(f"  embeddings freezes {len(frozen)} tensors, {sum(frozen.values()):,} parameters: ")
+    assert next(iter(frozen)) in said
+
+
+def test_low_rank_says_what_it_trains(load_sweep: Load, pocket: Path) -> None:
+    from safetensors.torch import load_file
+
+    lines = list(preview.lines(load_sweep({"train.rank": 4, "search.space": {"rank": [2, 8]}, "budget.trials": 2})))
+    shapes = {name: t.shape for name, t in load_file(pocket / "encoder" / "model.safetensors").items()}
+    linear = [shape for name, shape in shapes.items() if name.startswith("encoder.") and len(shape) == 2]
+    trained, numbers = sum(a * b for a, b in linear), 8 * sum(a + b for a, b in linear)
+    said = line(lines, "mask embeddings: ")
+    assert said.startswith(f"mask embeddings: trains {trained:,} of ")
+    assert said.endswith(f"({len(linear)} linear maps), with {numbers:,} numbers at rank 8")
+    with pytest.raises(errors.MaskError, match=r"train\.rank: .* leaves none of them"):
+        list(
+            preview.lines(
+                load_sweep({"train.rank": 4, "train.freeze": "attention+feed_forward", "search.space": {"rank": [4]}})
+            )
+        )
 
 
 def test_the_time_is_that_of_the_heaviest_trial(load_sweep: Load) -> None:
