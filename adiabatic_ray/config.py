@@ -147,9 +147,15 @@ class Model:
         )
 
 
+OF_LANGUAGE = "{language}"  # in the name of a file of embeddings
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """Embeddings of a data set's passages that you have stored, made by the untouched encoder."""
+    """Embeddings of a data set's passages that you have stored, made by the untouched encoder.
+
+    Where there is a corpus for each language, `{language}` in the names of the files stands for it.
+    """
 
     __pydantic_config__: ClassVar = STRICT
     path: str
@@ -200,6 +206,14 @@ class Source:
     def stored(self) -> Embeddings | None:
         """The stored embeddings, also where the short form names only the file."""
         return Embeddings(path=self.embeddings) if isinstance(self.embeddings, str) else self.embeddings
+
+
+def in_language(source: Source, language: str) -> Source:
+    """The source of one language of a data set that has a corpus for each, with the embeddings of that language."""
+    stored = source.stored and Embeddings(
+        **{key: value and value.replace(OF_LANGUAGE, language) for key, value in vars(source.stored).items()}
+    )
+    return dataclasses.replace(source, languages=None, embeddings=stored)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,14 +110,16 @@ def _of_subsets(name: str, source: config.Source, subsets: set[str], prefix: str
 
 def _in_languages(name: str, source: config.Source, readers: Readers, seed: int) -> sets.Ranking:
     """One set of a set for each wanted language."""
-    if source.embeddings:
+    if source.stored and config.OF_LANGUAGE not in source.stored.path:
         raise errors.DataError(
-            f"{name}: {source.path} has a corpus for each language, and `embeddings` are of one. Give each language "
-            "as a set of its own, or leave `embeddings` out."
+            f"{name}: {source.path} has a corpus for each language, and `embeddings` names one file. Put "
+            f"`{config.OF_LANGUAGE}` where the files' names have the language, or leave `embeddings` out."
         )
     wanted = tables.languages(name, source, list(readers))
-    one = dataclasses.replace(source, languages=None)
-    parts = [_ranking(f"{name} ({spoken})", one, readers[spoken](), seed, spoken) for spoken in wanted]
+    parts = [
+        _ranking(f"{name} ({spoken})", config.in_language(source, spoken), readers[spoken](), seed, spoken)
+        for spoken in wanted
+    ]
     return _joined(name, parts)
 
 
@@ -206,14 +208,12 @@ def _ranking(name: str, source: config.Source, read: Tables, seed: int, spoken: 
         identical=np.array(identical, dtype=np.int64),
         language=asked,
         text_language=answered,
-        stored=_stored(name, source.stored, read["corpus"], corpus) if source.stored else None,
+        stored=[_stored(name, source.stored, read["corpus"], corpus)] if source.stored else [],
         dropped={reason: count for reason, count in dropped.items() if count},
     )
 
 
-def _stored(
-    name: str, source: config.Embeddings, table: datasets.Dataset, corpus: Mapping[str, str]
-) -> sets.Stored | None:
+def _stored(name: str, source: config.Embeddings, table: datasets.Dataset, corpus: Mapping[str, str]) -> sets.Stored:
     """Where the embeddings of a corpus' passages are, of which a few rows of its table may be left out."""
     place: dict[str, int] = {}
     for number, identity in enumerate(table[_id_column(table)][:]):
@@ -278,6 +278,7 @@ def _joined(name: str, parts: Sequence[sets.Ranking]) -> sets.Ranking:
         ranges=np.array(ranges, dtype=np.int64),
         language=language,
         text_language=text_language,
+        stored=[one for part in parts for one in part.stored],
         dropped=dict(dropped),
     )
 

@@ -61,7 +61,10 @@ def spoken(queries: Sequence[str], texts: Sequence[str]) -> tuple[Languages | No
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the user has stored the passages' embeddings: the row of each in `source`, -1 for none, `[passages]`."""
+    """Where the user has stored embeddings of passages: the row of each in `source`, -1 for none, `[passages]`.
+
+    A set has one for all of its passages, or one for those of each language.
+    """
 
     source: config.Embeddings
     rows: Rows
@@ -92,7 +95,7 @@ class Triplets:
     margins: npt.NDArray[np.float32] | None = None
     language: Languages | None = None
     text_language: Languages | None = None
-    stored: Stored | None = None
+    stored: Sequence[Stored] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -156,7 +159,7 @@ class Ranking:
     language: Languages | None = None
     text_language: Languages | None = None
     ranges: Rows | None = None
-    stored: Stored | None = None
+    stored: Sequence[Stored] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -208,7 +211,7 @@ def without_passages(data: DataSet) -> DataSet:
     """The set without its passage texts: a trial needs only their embeddings."""
     if isinstance(data, Xnli):
         return dataclasses.replace(data, passages=[])
-    return dataclasses.replace(data, passages=[], stored=None)
+    return dataclasses.replace(data, passages=[], stored=())
 
 
 def index(items: Iterable[Item], known: dict[Item, int]) -> list[int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -78,6 +78,14 @@ def open_store(name: str, source: config.Embeddings, dimension: int) -> Store:
     if not dtype.is_floating_point:
         raise errors.DataError(f"{name}: {source.path} holds {dtype}; expected floating-point numbers, int8 or bits.")
     return Store(source, count, dimension, "float16" if dtype in LOW_PRECISION else "float32", raw, Tensor.float)
+
+
+def with_texts(placed: Sequence[Stored], texts: Sequence[str]) -> Iterator[tuple[Stored, Sequence[str]]]:
+    """What is stored of a set, with the texts of its passages."""
+    first = 0
+    for one in placed:
+        yield one, texts[first : first + len(one.rows)]
+        first += len(one.rows)
 
 
 def is_whole(store: Store, placed: Stored) -> bool:

@@ -72,7 +72,7 @@ def _with_embeddings(
         return data
     id_of = {text: identity for identity, text in texts.items()} if texts else {}
     ids = [id_of.get(text, "") for text in data.passages] if texts else None
-    return dataclasses.replace(data, stored=stored.find(data.name, source.stored, data.passages, ids))
+    return dataclasses.replace(data, stored=[stored.find(data.name, source.stored, data.passages, ids)])
 
 
 class _Row(NamedTuple):

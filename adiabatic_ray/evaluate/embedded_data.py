@@ -96,10 +96,11 @@ def read(sweep: config.Sweep) -> Data:
 def _with_passages(train: sets.Triplets, more: Sequence[str]) -> sets.Triplets:
     """The set with more passages, which nobody has stored the embeddings of."""
     passages = list(dict.fromkeys([*train.passages, *more]))
-    if train.stored is None:
-        return dataclasses.replace(train, passages=passages)
-    rows = np.pad(train.stored.rows, (0, len(passages) - len(train.passages)), constant_values=-1)
-    return dataclasses.replace(train, passages=passages, stored=dataclasses.replace(train.stored, rows=rows))
+    stored = [
+        dataclasses.replace(one, rows=np.pad(one.rows, (0, len(passages) - len(train.passages)), constant_values=-1))
+        for one in train.stored  # which is one, of all of its passages
+    ]
+    return dataclasses.replace(train, passages=passages, stored=stored)
 
 
 def _searched(sweep: config.Sweep, key: str) -> list[config.Scalar]:
@@ -166,11 +167,11 @@ class EmbeddingBuilder:
         """Find the tables, and compute all missing ones in one call of `embed`."""
         tables: list[cache.Table | None] = []
         for one in wanted:
-            if one.stored is None:
-                found = cache.find(self.root, self._fingerprints[one.side], one.texts, self.encoder.dimension)
+            if one.stored:
+                tables.append((yield from self._stored(one)))
             else:
-                found = yield from self._stored(one, one.stored)
-            tables.append(found)
+                fingerprint = self._fingerprints[one.side]
+                tables.append(cache.find(self.root, fingerprint, one.texts, self.encoder.dimension))
         missing = [i for i, table in enumerate(tables) if table is None]
         stream = itertools.groupby(self._embed([(wanted[i].side, wanted[i].texts) for i in missing]), key=_position)
         for position, i in enumerate(missing):
@@ -192,32 +193,37 @@ class EmbeddingBuilder:
                 table: cache.Table = done.value
                 return table
 
-    def _stored(self, wanted: _Wanted, placed: sets.Stored) -> Generator[EmbeddingProgress, None, cache.Table]:
+    def _stored(self, wanted: _Wanted) -> Generator[EmbeddingProgress, None, cache.Table]:
         """A table of stored embeddings: the user's own file where it can be mapped as it is, else a copy in the cache.
 
-        Passages that the store lacks are embedded.
+        Passages that the stores lack are embedded.
         """
-        store = stored.open_store(wanted.name, placed.source, self.encoder.dimension)
-        if placed.source not in self._agreeing:
-            agreement.measure(wanted.name, wanted.texts, placed, store, self.encoder)
-            self._agreeing.append(placed.source)
-        path = Path(placed.source.path).absolute()
+        opened = [(stored.open_store(wanted.name, one.source, self.encoder.dimension), one) for one in wanted.stored]
+        for (store, _), (placed, texts) in zip(opened, stored.with_texts(wanted.stored, wanted.texts), strict=True):
+            if placed.source not in self._agreeing:
+                agreement.measure(wanted.name, texts, placed, store, self.encoder)
+                self._agreeing.append(placed.source)
+        (store, placed), path = opened[0], Path(opened[0][1].source.path).absolute()
         unit = self.encoder.similarity == "cosine"
         if (
-            stored.is_whole(store, placed)
+            len(opened) == 1
+            and stored.is_whole(store, placed)
             and not storage.is_remote(str(self.root))
             and (not unit or stored.is_unit(store))
         ):
             return cache.Table(str(path.parent), store.count, store.dimension, path.name)
-        lacking = [text for text, row in zip(wanted.texts, placed.rows.tolist(), strict=True) if row < 0]
-        own = None
+        rows = np.concatenate([one.rows for one in wanted.stored])
+        lacking = [text for text, row in zip(wanted.texts, rows.tolist(), strict=True) if row < 0]
+        own = torch.empty(0, self.encoder.dimension)
         if lacking:
-            note = f"{wanted.name}: {len(lacking):,} of {len(wanted.texts):,} passages are not in {path.name}"
+            files = ", ".join(Path(one.source.path).name for one in wanted.stored)
+            note = f"{wanted.name}: {len(lacking):,} of {len(wanted.texts):,} passages are not in {files}"
             yield EmbeddingProgress(wanted.name, wanted.side, cache.Progress(0, len(lacking), note))
-            (own,) = yield from self._tables([_Wanted(wanted.name, wanted.side, lacking)])
-        fingerprint = f"{self._fingerprints[wanted.side]} {store.digest()} {placed.digest()}"
-        blocks = _blocks(store, placed, own.open() if own else None, unit=unit)
-        return (yield from self._fill(wanted, fingerprint, blocks, copied=True))
+            (table,) = yield from self._tables([_Wanted(wanted.name, wanted.side, lacking)])
+            own = table.open()
+        digests = [f"{store.digest()} {placed.digest()}" for store, placed in opened]
+        fingerprint = " ".join([self._fingerprints[wanted.side], *digests])
+        return (yield from self._fill(wanted, fingerprint, _blocks(opened, own, unit=unit), copied=True))
 
     def _embed_here(self, texts: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
         for position, (side, own) in enumerate(texts):
@@ -232,27 +238,27 @@ class _Wanted:
     name: str
     side: Side
     texts: Sequence[str]
-    stored: sets.Stored | None = None
+    stored: Sequence[sets.Stored] = ()
 
 
-def _blocks(store: stored.Store, placed: sets.Stored, own: Tensor | None, *, unit: bool) -> Iterator[Tensor]:
-    """The embeddings of all passages in order: stored ones, and of those that the store lacks the next of `own`."""
+def _blocks(opened: Sequence[tuple[stored.Store, sets.Stored]], own: Tensor, *, unit: bool) -> Iterator[Tensor]:
+    """The embeddings of all passages in order: stored ones, and of those that the stores lack the next of `own`."""
     done = 0
-    for rows in np.split(placed.rows, range(cache.TEXTS_PER_CHUNK, len(placed.rows), cache.TEXTS_PER_CHUNK)):
-        there = torch.from_numpy(rows >= 0)
-        block = torch.empty(len(rows), store.dimension)
-        block[there] = store.read(rows[rows >= 0])
-        if own is not None:
+    for store, placed in opened:
+        for rows in np.split(placed.rows, range(cache.TEXTS_PER_CHUNK, len(placed.rows), cache.TEXTS_PER_CHUNK)):
+            there = torch.from_numpy(rows >= 0)
+            block = torch.empty(len(rows), store.dimension)
+            block[there] = store.read(rows[rows >= 0])
             lacking = int((~there).sum())
             block[~there] = own[done : done + lacking]
             done += lacking
-        yield torch.nn.functional.normalize(block) if unit else block
+            yield torch.nn.functional.normalize(block) if unit else block
 
 
 def _wanted(data: Mapping[str, sets.DataSet]) -> list[_Wanted]:
     both = (
         (
-            _Wanted(name, "passage", dataset.passages, None if isinstance(dataset, sets.Xnli) else dataset.stored),
+            _Wanted(name, "passage", dataset.passages, () if isinstance(dataset, sets.Xnli) else dataset.stored),
             _Wanted(name, "query", dataset.queries),
         )
         for name, dataset in data.items()

@@ -101,13 +101,12 @@ def _data_lines(sweep: config.Sweep) -> Generator[str, None, embedded_data.Data 
 def _stored_lines(data: embedded_data.Data, model: encoder.Encoder) -> Iterator[str]:
     """Whether stored embeddings are those of the encoder."""
     for context, name, dataset in _sets(data):
-        placed = None if isinstance(dataset, Xnli) else dataset.stored
-        if placed is not None:
-            label = f"{context} {name}".strip()
+        label = f"{context} {name}".strip()
+        for placed, texts in stored.with_texts(() if isinstance(dataset, Xnli) else dataset.stored, dataset.passages):
             store = stored.open_store(label, placed.source, model.dimension)
-            cosine = agreement.measure(label, dataset.passages, placed, store, model)
+            cosine = agreement.measure(label, texts, placed, store, model)
             yield (
-                f"{label}: {int((placed.rows >= 0).sum()):,} of {len(dataset.passages):,} passages are stored in "
+                f"{label}: {int((placed.rows >= 0).sum()):,} of {len(texts):,} passages are stored in "
                 f"{placed.source.path} ({store.precision}), and agree with the encoder (median cosine {cosine:.4f})"
             )
 
@@ -220,7 +219,9 @@ def _time(sweep: config.Sweep, plan: resources.Plan, data: embedded_data.Data, m
 
 def _to_embed(data: DataSet) -> int:
     """How many passages are not stored."""
-    return len(data.passages) if isinstance(data, Xnli) or data.stored is None else int((data.stored.rows < 0).sum())
+    if isinstance(data, Xnli) or not data.stored:
+        return len(data.passages)
+    return sum(int((one.rows < 0).sum()) for one in data.stored)
 
 
 def _heaviest(sweep: config.Sweep) -> config.Train:

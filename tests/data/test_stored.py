@@ -170,11 +170,10 @@ def test_a_corpus_that_loses_rows_keeps_the_places_of_the_others(vectors: Matrix
     read = sources.load("docs", config.Source(path=str(folder), embeddings=str(tmp_path / "v.npy")), seed=0)
     assert isinstance(read, sets.Ranking)
     assert read.passages == ["first", "second", "third"]
-    assert read.stored is not None
-    assert read.stored.rows.tolist() == [0, 2, 4]
+    assert [one.rows.tolist() for one in read.stored] == [[0, 2, 4]]
 
 
-def test_xnli_and_folders_of_languages_have_no_stored_embeddings(pocket: Path, vectors: Matrix, tmp_path: Path) -> None:
+def test_xnli_and_one_file_for_folders_of_languages_are_refused(pocket: Path, vectors: Matrix, tmp_path: Path) -> None:
     path = str(npy(tmp_path, vectors))
     with pytest.raises(errors.DataError, match=r"`embeddings` are those of a corpus, and .* is an XNLI set"):
         sources.load("xnli", config.Source(path=str(pocket / "xnli" / "selection.jsonl"), embeddings=path), seed=0)

@@ -212,7 +212,7 @@ def test_a_stored_matrix_is_used_where_it_lies(
     _, (one,) = drain(builder.evaluation_sets(data))
     assert one.passages == Table(str(tmp_path), 900, encoder.dimension, "vectors.npy")
     assert torch.equal(one.passages.open(), vectors)
-    assert one.data.stored is None  # a trial needs no more than the table
+    assert not one.data.stored  # a trial needs no more than the table
     assert len(list((tmp_path / "cache").glob("*/embeddings.npy"))) == 1  # of the queries
     (tmp_path / "vectors.npy").unlink()
     with pytest.raises(errors.DataError, match=r"vectors.npy is not on this machine"):
@@ -239,6 +239,40 @@ def test_other_stores_are_copied_and_what_they_lack_is_embedded(
     assert drain(again.evaluation_sets(data))[1] == [one]
 
 
+def test_each_language_has_its_own_file(encoder: Encoder, pocket: Path, tmp_path: Path) -> None:
+    """In other orders and precisions, one with a passage less than the corpus, which is embedded."""
+    languages, expected = ["de", "en", "ru"], []
+    for language in languages:
+        lines = (pocket / "archive" / language / "corpus.jsonl").read_text().splitlines()
+        texts, ids = ([json.loads(line)[key] for line in lines] for key in ("text", "_id"))
+        vectors = encoder.encode(texts, "passage")
+        expected.append(vectors)
+        kept = np.random.default_rng(0).permutation(len(texts))[: len(texts) - (language == "ru")]
+        np.save(
+            tmp_path / f"{language}.npy", vectors.numpy()[kept].astype("float16" if language == "de" else "float32")
+        )
+        (tmp_path / f"{language}.txt").write_text("\n".join(ids[i] for i in kept))
+    stored = config.Embeddings(path=str(tmp_path / "{language}.npy"), ids=str(tmp_path / "{language}.txt"))
+    source = config.Source(path=str(pocket / "archive"), split="selection", languages=languages, embeddings=stored)
+    embedded: list[str] = []
+
+    def embed(wanted: Sequence[Texts]) -> Iterator[tuple[int, Tensor]]:
+        for position, (side, texts) in enumerate(wanted):
+            embedded.extend(texts if side == "passage" else [])
+            yield position, encoder.encode(texts, side)
+
+    builder = EmbeddingBuilder(encoder, tmp_path / "cache", embed)
+    seen, (one,) = drain(builder.evaluation_sets({"archive": sources.load("archive", source, seed=0)}))
+    assert len(embedded) == 1
+    notes = [progress.progress.note for progress in seen if progress.progress.note]
+    assert notes == [f"archive: 1 of {sum(map(len, expected)):,} passages are not in de.npy, en.npy, ru.npy"]
+    assert torch.allclose(one.passages.open(), torch.cat(expected), atol=1e-3)
+    assert torch.allclose(one.passages.open()[len(expected[0]) :], torch.cat(expected[1:]), atol=1e-6)
+    assert isinstance(one.data, Ranking)
+    assert one.data.ranges is not None
+    assert len(np.unique(one.data.ranges, axis=0)) == 3
+
+
 def test_triplets_find_their_stored_embeddings_by_their_texts(
     load_sweep: Load, encoder: Encoder, data: Data, tmp_path: Path
 ) -> None:
@@ -247,6 +281,6 @@ def test_triplets_find_their_stored_embeddings_by_their_texts(
     datasets.Dataset.from_dict(table).to_parquet(tmp_path / "vectors.parquet")
     source = {"path": load_sweep().train.data.path, "limit": 200, "embeddings": str(tmp_path / "vectors.parquet")}
     read = embedded_data.read(load_sweep({"train.data": source}))
-    assert read.train.stored is not None
+    assert len(read.train.stored) == 1
     _, embedded = drain(EmbeddingBuilder(encoder, tmp_path / "cache").embedded_data(read))
     assert torch.equal(embedded.train_passages.open(), torch.nn.functional.normalize(vectors))
