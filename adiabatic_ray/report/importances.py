@@ -43,7 +43,7 @@ def _chart(target: str, shares: Mapping[str, float]) -> charts.Spec:
         }
         for name, share in shares.items()
     ]
-    x = charts.number("value", f"importance for the {target} (share of 1)", {"type": "linear"})
+    x = charts.number("value", f"importance for the {target} (share of 1)", {"type": "linear", "domain": [0, 1]})
     y = {"field": "name", "type": "nominal", "sort": None, "title": None}
     mark = {"type": "bar", "color": FEASIBLE, "tooltip": charts.TIP}
     bars = {"data": {"values": rows}, "mark": mark, "encoding": {"x": x, "y": y}}

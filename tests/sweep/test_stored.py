@@ -67,7 +67,7 @@ del stored
 data = sets.Ranking(
     name="docs", queries=["which?"] * 20, passages=["a tree"] * count, judgements=[{0: 1}] * 20,
     identical=np.full(20, -1),
-    stored=sets.Stored(config.Embeddings(path=str(folder / "v.npy")), np.arange(count)),
+    stored=[sets.Stored(config.Embeddings(path=str(folder / "v.npy")), np.arange(count))],
 )
 before = anonymous()
 steps = EmbeddingBuilder(model, folder / "cache").evaluation_sets({"docs": data})
