@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import socket
+import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import mlflow
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.trials.layout import StorageFolder
 
 CONNECT_SECONDS = 10
+MAKING_SECONDS = 60  # that another process may take to make the tables of a SQLite file
 
 
 def of(settings: config.Mlflow, folder: StorageFolder) -> str:
@@ -49,7 +53,7 @@ def require_usable(uri: str, experiment: str) -> str:
     elif parts.scheme in ("postgresql", "mysql", "mssql"):
         return ""  # MLflow waits minutes for a database that is down
     try:
-        found = mlflow.MlflowClient(uri, uri).get_experiment_by_name(experiment)
+        found = client(uri).get_experiment_by_name(experiment)
     except Exception as error:  # noqa: BLE001 - MLflow's stores raise errors of every library they are built on
         if parts.scheme in ("http", "https"):
             return without_password(errors.summary(error))
@@ -63,6 +67,20 @@ def require_usable(uri: str, experiment: str) -> str:
             f"(`mlflow experiments restore -x {found.experiment_id}`), or give another name."
         )
     return ""
+
+
+def client(uri: str) -> mlflow.MlflowClient:
+    """MLflow's client of a store, which makes the tables of a SQLite file that has none.
+
+    Sweeps that start at once spoil that for each other, so the processes of a machine do it one after the other.
+    """
+    alone: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if uri.startswith("sqlite:"):
+        digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        lock = Path(tempfile.gettempdir()) / f"adiabatic-ray-{os.getuid()}-{digest}.lock"
+        alone = filelock.FileLock(lock, timeout=MAKING_SECONDS)
+    with alone:
+        return mlflow.MlflowClient(uri, uri)  # for tracking and for the registry
 
 
 def without_password(text: str) -> str:

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 
 from adiabatic_ray import config, storage
+from adiabatic_ray.tracking import address
 from adiabatic_ray.trials import naming
 from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord, best
 from adiabatic_ray.trials.store import TrialStore
@@ -105,7 +105,7 @@ class MlflowRuns:
         """Find this sweep's runs, and create the parent run if there is none."""
         if self.parent:
             return
-        self.client = self.client or mlflow.MlflowClient(self.uri, self.uri)  # for tracking and for the registry
+        self.client = self.client or address.client(self.uri)
         experiment = self.client.get_experiment_by_name(self.experiment)
         if experiment is None:
             self._experiment_id = self.client.create_experiment(self.experiment, self._artifacts())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -91,3 +94,18 @@ def test_a_deleted_experiment_is_found_out_at_once(tmp_path: Path) -> None:
     message = rf"mlflow.experiment: `e` was deleted .*`mlflow experiments restore -x {number}`\), or give another name"
     with pytest.raises(errors.ConfigError, match=message):
         address.require_usable(uri, "e")
+
+
+@pytest.mark.slow
+def test_sweeps_that_start_at_once_make_one_store(tmp_path: Path) -> None:
+    """The file is there, and each of four processes finds it without tables."""
+    database, start = tmp_path / "mlflow.db", time.time() + 20
+    database.touch()
+    program = (
+        "import sys, time; from adiabatic_ray.tracking import address; "
+        "time.sleep(max(0, float(sys.argv[2]) - time.time())); address.require_usable(sys.argv[1], 'any')"
+    )
+    command = [sys.executable, "-c", program, f"sqlite:///{database}", str(start)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, said
