@@ -105,7 +105,8 @@ class Benchmark:
         self.alpha = constraint.alpha if constraint else 0.0
         self._data = {one.data.name: one.data for one in sets}
         self._passages = {one.data.name: one.passages.open() for one in sets}
-        self._similarity = {one.data.name: one.similarity for one in sets}
+        # That of the encoder which embedded all of them.
+        self._similarity: config.Similarity = next((one.similarity for one in sets), "cosine")
         self._judged = {name: ranking.Judged(data) for name, data in self._data.items() if isinstance(data, Ranking)}
         self._base_readings = self._read(lambda one: one.queries.open())
         self._base = self._outcomes(self._base_readings)
@@ -143,7 +144,7 @@ class Benchmark:
             assert isinstance(high, Tensor)
             return lambda share: {name: discordance.outcomes(torch.lerp(low, high, share))}
         metrics = self._named_metrics(name)
-        found = ranking.between(low, high, self._passages[name], ranking.depth(metrics), self._similarity[name])
+        found = ranking.between(low, high, self._passages[name], ranking.depth(metrics), self._similarity)
         return lambda share: self._values(name, found(share), metrics)
 
     def _read(self, queries: Callable[[EvaluationSet], Tensor]) -> dict[str, Reading]:
@@ -272,8 +273,7 @@ class Benchmark:
         of_units = {key: one for key, one in data.items() if not isinstance(one, Xnli)}
         language = {key: one.language for key, one in of_units.items() if one.language}
         text_language = {key: one.text_language for key, one in of_units.items() if one.text_language}
-        similarity = next(iter(self._similarity.values()), None)  # that of the encoder, of all sets
-        outcomes.save(path, outcomes.Outcomes(by_scale, languages, language, text_language, similarity))
+        outcomes.save(path, outcomes.Outcomes(by_scale, languages, language, text_language, self._similarity))
 
     def write_discordance(self, path: Path, measurement: Measurement, *, paired: bool = True) -> None:
         """Write `discordance.csv`: one row for a triplet set, and for XNLI one for each comparison and language pair.

@@ -198,12 +198,14 @@ class EmbeddingBuilder:
 
         Passages that the stores lack are embedded.
         """
-        opened = [(stored.open_store(wanted.name, one.source, self.encoder.dimension), one) for one in wanted.stored]
-        for (store, _), (placed, texts) in zip(opened, stored.with_texts(wanted.stored, wanted.texts), strict=True):
+        opened = []
+        for placed, texts in stored.with_texts(wanted.stored, wanted.texts):
+            store = stored.open_store(wanted.name, placed.source, self.encoder.dimension)
             if placed.source not in self._agreeing:
                 agreement.measure(wanted.name, texts, placed, store, self.encoder)
                 self._agreeing.append(placed.source)
-        (store, placed), path = opened[0], Path(opened[0][1].source.path).absolute()
+            opened.append((store, placed))
+        path = Path(placed.source.path).absolute()
         unit = self.encoder.similarity == "cosine"
         if (
             len(opened) == 1

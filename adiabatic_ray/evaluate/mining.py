@@ -126,9 +126,8 @@ def _kept(
     for i, judged in enumerate(data.judgements):
         positives = torch.tensor(list(judged))
         scores = pairwise(queries[i], passages[rows[i].clamp(min=0)], similarity)
-        lowest = pairwise(
-            queries[i], passages[positives], similarity
-        ).min()  # of several positives the one that is hardest to find
+        # Of several positives the one that is hardest to find counts.
+        lowest = pairwise(queries[i], passages[positives], similarity).min()
         keep = (rows[i] >= 0) & ~torch.isin(rows[i], positives)
         if settings.absolute_margin is not None:
             keep &= scores + settings.absolute_margin <= lowest

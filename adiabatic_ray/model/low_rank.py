@@ -49,7 +49,7 @@ def added(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     Raises:
         ModelError: in what was run, a linear map was passed by: the model uses its weight without calling it.
     """
-    modules, called = dict(module.named_modules()), set()
+    called = set()
 
     def add(weight: str) -> torch.utils.hooks.RemovableHandle:
         first, second = tensors[weight + A], tensors[weight + B]
@@ -58,8 +58,7 @@ def added(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
             called.add(weight)
             return output + nn.functional.linear(nn.functional.linear(inputs[0], first), second)
 
-        linear: nn.Module = modules[weight.removesuffix(".weight")]
-        return linear.register_forward_hook(hook)
+        return module.get_submodule(weight.removesuffix(".weight")).register_forward_hook(hook)
 
     weights = [name.removesuffix(A) for name in tensors if name.endswith(A)]
     hooks = [add(weight) for weight in weights]

@@ -73,9 +73,10 @@ def draw(
 
 def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Picture]:
     """The winner's improvement on the languages of the guarded sets, at the scale that is handed over."""
-    evidence = _guarded(store, winner)
-    if isinstance(evidence, Picture):
-        return {"heat_maps": evidence}
+    guarded = _guarded(store, winner)
+    if isinstance(guarded, Picture):
+        return {"heat_maps": guarded}
+    evidence, note = guarded
     assert winner is not None
     assert winner.candidate is not None
     of = f"trial {winner.number}, scale {winner.candidate.scale:g}"
@@ -84,7 +85,6 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
     if in_pairs:
         figure = heat_maps.improvement(in_pairs, f"Improvement by pair of languages of {of}")
         sizes = {guard: len(one) for guard, one in in_pairs.items()}
-        note = _ranked_by(store, winner)
         drawn["heat_maps"] = Picture(figure, numbers=sizes, charts=heat_maps.improvement_charts(in_pairs), note=note)
     bars = {}
     for settings in store.sweep.constraint.guarded:
@@ -98,16 +98,11 @@ def _of_languages(store: TrialStore, winner: TrialRecord | None) -> dict[str, Pi
     return drawn
 
 
-def _ranked_by(store: TrialStore, winner: TrialRecord) -> str:
-    """What the similarities were, where the trial's outcomes say so."""
-    stored = outcomes.load(store.folder.trial(winner.number).outcomes)
-    if stored is None or stored.similarity is None:
-        return ""
-    return f" Passages are compared by {config.RANKED_BY[stored.similarity]}."
+def _guarded(store: TrialStore, winner: TrialRecord | None) -> tuple[dict[str, evaluated.Evidence], str] | Picture:
+    """What the guarded sets say of the winner, by the guards' keys, or why it is not known.
 
-
-def _guarded(store: TrialStore, winner: TrialRecord | None) -> dict[str, evaluated.Evidence] | Picture:
-    """What the guarded sets say of the winner, by the guards' keys, or why it is not known."""
+    With it comes a sentence on what passages were compared by, empty where the outcomes do not say so.
+    """
     if winner is None or winner.candidate is None:
         return Picture(reason="nothing handed over")
     stored = {number: outcomes.load(store.folder.trial(number).outcomes) for number in (UNTOUCHED, winner.number)}
@@ -121,7 +116,7 @@ def _guarded(store: TrialStore, winner: TrialRecord | None) -> dict[str, evaluat
         if one is None or one.base.shape != one.tuned.shape:
             return Picture(reason="outcomes not kept")
         found[guard.key] = one
-    return found
+    return found, f" Passages are compared by {config.RANKED_BY[trial.similarity]}." if trial.similarity else ""
 
 
 def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Evidence) -> dict[str, Picture]:

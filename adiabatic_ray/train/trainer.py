@@ -68,7 +68,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.loss = steps.loss_function(settings, encoder.device, encoder.similarity)
         # A graph cannot gather from other processes, would not draw the same dropout again after a resume, and cannot
-        # wait for the GPU, as a pooling without the prompt does.
+        # wait for the GPU, as a pooling without the prompt and a table of token embeddings do.
         alone = self.accelerator.num_processes == 1 and not encoder.waits
         self.graphed = encoder.device.type == "cuda" and alone and not settings.dropout
         self.backward: graphs.Backward = self._backward

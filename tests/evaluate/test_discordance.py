@@ -19,10 +19,26 @@ def unit(rng: np.random.Generator, *shape: int) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)), dim=-1)
 
 
-def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    x, y = a.double().tolist(), b.double().tolist()
-    dot = sum(p * q for p, q in zip(x, y, strict=True))
-    return dot / math.sqrt(sum(p * p for p in x) * sum(q * q for q in y))
+def of_lengths(rng: np.random.Generator, similarity: str, *shape: int) -> torch.Tensor:
+    """Of unit length for cosines, else of lengths between 0.5 and 2."""
+    lengths = rng.uniform(0.5, 2, (shape[0], 1)).astype(np.float32) if similarity != "cosine" else np.float32(1)
+    return unit(rng, *shape) * torch.as_tensor(lengths)
+
+
+def dot(x: list[float], y: list[float]) -> float:
+    return sum(p * q for p, q in zip(x, y, strict=True))
+
+
+SCORES: dict[str, Callable[[list[float], list[float]], float]] = {
+    "cosine": lambda x, y: dot(x, y) / math.sqrt(dot(x, x) * dot(y, y)),
+    "dot": dot,
+    "euclidean": lambda x, y: -math.sqrt(sum((p - q) ** 2 for p, q in zip(x, y, strict=True))),
+    "manhattan": lambda x, y: -sum(abs(p - q) for p, q in zip(x, y, strict=True)),
+}
+
+
+def score(similarity: str, query: torch.Tensor, passage: torch.Tensor) -> float:
+    return SCORES[similarity](query.double().tolist(), passage.double().tolist())
 
 
 @pytest.fixture
@@ -30,18 +46,21 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_triplets_against_a_loop(rng: np.random.Generator) -> None:
-    queries, passages = unit(rng, 20, 6), unit(rng, 30, 6)
+@pytest.mark.parametrize("similarity", SCORES)
+def test_triplets_against_a_loop(rng: np.random.Generator, similarity: Any) -> None:
+    queries, passages = of_lengths(rng, similarity, 20, 6), of_lengths(rng, similarity, 30, 6)
     rows = {key: rng.integers(0, size, 200) for key, size in (("query", 20), ("positive", 30), ("negative", 30))}
     data = sets.Triplets(name="t", queries=["q"] * 20, passages=[], **rows)
     expected = [
-        cosine(queries[q], passages[p]) <= cosine(queries[q], passages[n])
+        score(similarity, queries[q], passages[p]) <= score(similarity, queries[q], passages[n])
         for q, p, n in zip(rows["query"], rows["positive"], rows["negative"], strict=True)
     ]
-    outcomes = discordance.outcomes(discordance.leads(data, queries, passages))
+    outcomes = discordance.outcomes(discordance.leads(data, queries, passages, similarity))
     assert outcomes.tolist() == expected
     assert discordance.pnd(outcomes) == pytest.approx(100 * sum(expected) / 200)
     assert 50 < sum(expected) < 150
+    if similarity in ("euclidean", "manhattan"):  # which are not what they would be by products
+        assert outcomes.tolist() != discordance.outcomes(discordance.leads(data, queries, passages)).tolist()
 
 
 def test_triplets_in_chunks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,45 +72,7 @@ def test_triplets_in_chunks(rng: np.random.Generator, monkeypatch: pytest.Monkey
     assert torch.equal(discordance.outcomes(discordance.leads(data, queries, passages)), whole)
 
 
-SCORES: dict[str, Callable[[list[float], list[float]], float]] = {
-    "dot": lambda x, y: sum(a * b for a, b in zip(x, y, strict=True)),
-    "euclidean": lambda x, y: -math.sqrt(sum((a - b) ** 2 for a, b in zip(x, y, strict=True))),
-    "manhattan": lambda x, y: -sum(abs(a - b) for a, b in zip(x, y, strict=True)),
-}
-
-
-def of_any_length(rng: np.random.Generator, *shape: int) -> torch.Tensor:
-    """Lengths between 0.5 and 2."""
-    return unit(rng, *shape) * torch.from_numpy(rng.uniform(0.5, 2, (shape[0], 1)).astype(np.float32))
-
-
 @pytest.mark.parametrize("similarity", SCORES)
-def test_other_similarities_against_a_loop(rng: np.random.Generator, similarity: Any) -> None:
-    def score(a: torch.Tensor, b: torch.Tensor) -> float:
-        return SCORES[similarity](a.double().tolist(), b.double().tolist())
-
-    queries, passages = of_any_length(rng, 20, 6), of_any_length(rng, 40, 6)
-    rows = {key: rng.integers(0, size, 200) for key, size in (("query", 20), ("positive", 30), ("negative", 30))}
-    data = sets.Triplets(name="t", queries=["q"] * 20, passages=[], **rows)
-    expected = [
-        score(queries[q], passages[p]) <= score(queries[q], passages[n])
-        for q, p, n in zip(rows["query"], rows["positive"], rows["negative"], strict=True)
-    ]
-    outcomes = discordance.outcomes(discordance.leads(data, queries, passages, similarity))
-    assert outcomes.tolist() == expected
-    assert outcomes.tolist() != discordance.outcomes(discordance.leads(data, queries, passages)).tolist() or (
-        similarity == "dot"
-    )
-
-    xnli, _, _ = make_xnli(rng)
-    by_pair = discordance.outcomes(discordance.leads(xnli, queries[:10], passages, similarity))
-    for i, c, x, y in np.ndindex(7, 2, 3, 3):
-        query, other = queries[xnli.premise[i, x]], getattr(xnli, ("neutral", "contradiction")[c])
-        right, wrong = score(query, passages[xnli.entailment[i, y]]), score(query, passages[other[i, y]])
-        assert bool(by_pair[i, c, x, y]) == (right <= wrong)
-
-
-@pytest.mark.parametrize("similarity", ["cosine", *SCORES])
 def test_a_negative_equal_to_the_positive_is_discordant(rng: np.random.Generator, similarity: Any) -> None:
     queries, passages = unit(rng, 1000, 384), unit(rng, 1000, 384)
     rows = np.arange(1000)
@@ -99,8 +80,10 @@ def test_a_negative_equal_to_the_positive_is_discordant(rng: np.random.Generator
     assert bool(discordance.outcomes(discordance.leads(data, queries, passages, similarity)).all())
 
 
-def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple[sets.Xnli, torch.Tensor, torch.Tensor]:
-    queries, passages = unit(rng, 10, 6), unit(rng, 40, 6)
+def make_xnli(
+    rng: np.random.Generator, n: int = 7, languages: int = 3, similarity: str = "cosine"
+) -> tuple[sets.Xnli, torch.Tensor, torch.Tensor]:
+    queries, passages = of_lengths(rng, similarity, 10, 6), of_lengths(rng, similarity, 40, 6)
     shape = (n, languages)
     data = sets.Xnli(
         name="x",
@@ -113,17 +96,18 @@ def make_xnli(rng: np.random.Generator, n: int = 7, languages: int = 3) -> tuple
     return data, queries, passages
 
 
-def test_xnli_against_a_loop(rng: np.random.Generator) -> None:
-    data, queries, passages = make_xnli(rng)
-    outcomes = discordance.outcomes(discordance.leads(data, queries, passages))
+@pytest.mark.parametrize("similarity", SCORES)
+def test_xnli_against_a_loop(rng: np.random.Generator, similarity: Any) -> None:
+    data, queries, passages = make_xnli(rng, similarity=similarity)
+    outcomes = discordance.outcomes(discordance.leads(data, queries, passages, similarity))
     assert outcomes.shape == (7, 2, 3, 3)
     for i in range(7):
         for c, comparison in enumerate(("neutral", "contradiction")):
             for x in range(3):
                 for y in range(3):
                     query = queries[data.premise[i, x]]
-                    right = cosine(query, passages[data.entailment[i, y]])
-                    wrong = cosine(query, passages[getattr(data, comparison)[i, y]])
+                    right = score(similarity, query, passages[data.entailment[i, y]])
+                    wrong = score(similarity, query, passages[getattr(data, comparison)[i, y]])
                     assert bool(outcomes[i, c, x, y]) == (right <= wrong)
 
 

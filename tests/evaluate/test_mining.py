@@ -38,9 +38,11 @@ def triplets(data: sets.Triplets) -> set[tuple[str, str, str]]:
     return {(data.queries[q], data.passages[p], data.passages[n]) for q, p, n in rows}
 
 
-def mine(data: sets.Triplets, encoder: Encoder, settings: config.Negatives, seed: int = 0) -> sets.Triplets:
+def mine(
+    data: sets.Triplets, encoder: Encoder, settings: config.Negatives, seed: int = 0, similarity: Any = "cosine"
+) -> sets.Triplets:
     queries, passages = encoder.encode(data.queries, "query"), encoder.encode(data.passages, "passage")
-    found = mining.mine(data, queries, passages, settings, seed)
+    found = mining.mine(data, queries, passages, settings, seed, similarity)
     rows = found["row"].numpy()
     return dataclasses.replace(
         data, query=data.query[rows], positive=data.positive[rows], negative=found["negative"].numpy()
@@ -57,47 +59,32 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: ", ".join(settings) or "defaults")
+BY_DISTANCE = {
+    "euclidean": {"num_negatives": 2, "absolute_margin": 0.02, "range_max": 40},
+    "manhattan": {"num_negatives": 2, "absolute_margin": 0.2, "range_max": 40},
+}
+CASES = [*(("cosine", settings) for settings in SETTINGS), *BY_DISTANCE.items()]
+
+
+@pytest.mark.parametrize(
+    ("similarity", "settings"), CASES, ids=[f"{name} {', '.join(settings) or 'defaults'}" for name, settings in CASES]
+)
 def test_negatives_are_those_of_sentence_transformers(
-    pairs: sets.Triplets, encoder: Encoder, pocket: Path, settings: dict[str, Any]
+    pairs: sets.Triplets, encoder: Encoder, pocket: Path, similarity: str, settings: dict[str, Any]
 ) -> None:
-    rows = {
-        "anchor": [pairs.queries[i] for i in pairs.query],
-        "positive": [pairs.passages[i] for i in pairs.positive],
-    }
-    model = SentenceTransformer(str(pocket / "encoder"), device="cpu")
-    expected = mine_hard_negatives(
-        datasets.Dataset.from_dict(rows), model, verbose=False, **({"num_negatives": 1} | settings)
-    )
-    ours = triplets(mine(pairs, encoder, config.Negatives(**settings)))
-    theirs = set(zip(expected["anchor"], expected["positive"], expected["negative"], strict=True))
-    assert len(theirs) > 50
-    assert len(ours ^ theirs) <= 2  # equal scores may be ordered otherwise
-
-
-@pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
-def test_negatives_by_distance_are_those_of_sentence_transformers(
-    pairs: sets.Triplets, encoder: Encoder, pocket: Path, similarity: Any
-) -> None:
-    """Of embeddings of unit length, which are what theirs mines with."""
+    """Of embeddings of unit length, which are what theirs mines with, whatever the similarity is."""
     rows = {
         "anchor": [pairs.queries[i] for i in pairs.query],
         "positive": [pairs.passages[i] for i in pairs.positive],
     }
     model = SentenceTransformer(str(pocket / "encoder"), device="cpu", similarity_fn_name=similarity)
-    settings = {"num_negatives": 2, "absolute_margin": 0.02 if similarity == "euclidean" else 0.2, "range_max": 40}
-    expected = mine_hard_negatives(datasets.Dataset.from_dict(rows), model, verbose=False, **settings)
-    queries, passages = encoder.encode(pairs.queries, "query"), encoder.encode(pairs.passages, "passage")
-    found = mining.mine(pairs, queries, passages, config.Negatives(**settings), 0, similarity)
-    row = found["row"].numpy()
-    ours = triplets(
-        dataclasses.replace(
-            pairs, query=pairs.query[row], positive=pairs.positive[row], negative=found["negative"].numpy()
-        )
+    expected = mine_hard_negatives(
+        datasets.Dataset.from_dict(rows), model, verbose=False, **({"num_negatives": 1} | settings)
     )
+    ours = triplets(mine(pairs, encoder, config.Negatives(**settings), similarity=similarity))
     theirs = set(zip(expected["anchor"], expected["positive"], expected["negative"], strict=True))
     assert len(theirs) > 50
-    assert len(ours ^ theirs) <= 2
+    assert len(ours ^ theirs) <= 2  # equal scores may be ordered otherwise
 
 
 def test_random_negatives_lie_in_the_range_and_depend_on_the_seed(pairs: sets.Triplets, encoder: Encoder) -> None:
