@@ -33,7 +33,7 @@ def connected() -> Iterator[bool]:
     Yields whether the cluster is such a local one. A process that is connected already stays as it is.
 
     Raises:
-        ResourceError: no cluster answers at RAY_ADDRESS.
+        ResourceError: RAY_ADDRESS names no cluster that lets this process in.
     """
     if ray.is_initialized():
         yield False
@@ -48,6 +48,9 @@ def connected() -> Iterator[bool]:
             ray.init(**options)
         except OSError as error:
             raise errors.ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from None
+        except (ValueError, RuntimeError, ray.exceptions.RayError) as error:  # a malformed address, another version
+            said = " ".join(str(error).split())
+            raise errors.ResourceError(f"cannot connect to the Ray cluster at RAY_ADDRESS={address}: {said}") from None
     else:
         ray.init(address="local", include_dashboard=False, _temp_dir=_short_folder(), **options)
     if threading.current_thread() is threading.main_thread():  # no other thread can set handlers
@@ -76,10 +79,23 @@ def _short_folder() -> str | None:
 
 
 def _knock(address: str) -> None:
-    """Fail at once if nothing listens at the address. Ray would try for ten minutes."""
+    """Fail if the address takes no connection, where Ray would try for long and write into the terminal.
+
+    Raises:
+        OSError: nothing listens there.
+        ResourceError: what listens there refuses this process.
+    """
     host, _, port = address.rpartition("/")[-1].rpartition(":")  # `host:port` or `ray://host:port`
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+    refusal = "" if "://" in address else ray_private.refusal(address)
+    if "InvalidAuthToken" in refusal:
+        raise errors.ResourceError(
+            f"the Ray cluster at RAY_ADDRESS={address} refuses the token of this process, or asks for one. Set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's."
+        )
+    if refusal:
+        raise errors.ResourceError(f"RAY_ADDRESS={address} is not the address of a Ray cluster's head: {refusal}")
 
 
 def get(reference: Any) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,24 @@ def process_title(title: str) -> Iterator[None]:
 def is_client() -> bool:
     """Whether this process is connected through Ray's client."""
     return bool(ray.util.client.ray.is_connected())
+
+
+def refusal(address: str) -> str:
+    """Why a cluster does not take a connection of this process: a wrong token, or none, or it is no Ray's head.
+
+    Empty if it takes it. A process of its own asks, since Ray's C++ code writes each failure into the terminal. It goes
+    on for 20 seconds with a token that is refused, so that is not waited for.
+    """
+    ask = "import sys, ray; ray._raylet.GcsClient(ray._private.services.canonicalize_bootstrap_address(sys.argv[1]))"
+    said = ""
+    command = [sys.executable, "-c", ask, address]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as asking:  # noqa: S603 - our own interpreter, and no shell
+        assert asking.stderr is not None
+        for line in asking.stderr:
+            said = line.partition("Failed to get cluster ID from GCS server: ")[2].strip() or said
+            if "InvalidAuthToken" in said:
+                asking.kill()
+    return said if asking.returncode else ""
 
 
 def keep_quiet() -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from adiabatic_ray import errors
 from adiabatic_ray.sweep.cluster import connection
+from tests import mlflow_server
+from tests.terminal import rays_lines
+from tests.waiting import until
 
 
 def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -48,18 +55,88 @@ print(json.dumps(listening))
     assert 8265 not in {port for _, _, port in listening}  # no dashboard, which would take jobs from anybody here
 
 
-def test_a_cluster_that_does_not_answer_is_an_error() -> None:
-    program = """
+CONNECT = """
 from adiabatic_ray import errors
 from adiabatic_ray.sweep.cluster import connection
 try:
     with connection.connected():
-        pass
+        print("connected")
 except errors.ResourceError as error:
     print(error)
 """
-    done = run(program, RAY_ADDRESS="127.0.0.1:9")
-    assert done.stdout.startswith("no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:9", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9: "),
+        ("head", "cannot connect to the Ray cluster at RAY_ADDRESS=head: Invalid address format: head"),
+        ("http://127.0.0.1:9", "no Ray cluster answers at RAY_ADDRESS=http://127.0.0.1:9: "),
+    ],
+)
+def test_an_address_without_a_cluster_is_an_error(address: str, said: str) -> None:
+    done = run(CONNECT, RAY_ADDRESS=address, RAY_AUTH_MODE="disabled")
+    assert done.stdout.startswith(said), done.stderr
+    assert done.stderr == ""
+
+
+@pytest.fixture
+def another_server() -> Iterator[str]:
+    """The address of a web server, as Ray's dashboard is one."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_the_address_of_something_else_is_an_error(another_server: str) -> None:
+    done = run(CONNECT, RAY_ADDRESS=another_server, RAY_AUTH_MODE="disabled")
+    assert done.stdout.startswith(f"RAY_ADDRESS={another_server} is not the address of a Ray cluster's head"), done
+    assert done.stderr == ""
+    done = run(CONNECT, RAY_ADDRESS=f"http://{another_server}", RAY_AUTH_MODE="disabled")
+    assert "It looks like you set RAY_ADDRESS to an HTTP address" in done.stdout, done
+    assert done.stderr == ""
+
+
+TOKEN = "0123456789" * 4
+
+
+@pytest.fixture
+def guarded_head() -> Iterator[str]:
+    """The address of a cluster that takes this token only."""
+    session = Path(tempfile.mkdtemp(prefix="ray"))  # the paths of sockets must be short
+    port = mlflow_server.free_port()
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=1"]
+    command += [f"--temp-dir={session}", "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"]
+    command += ["--dashboard-agent-listen-port=0", "--disable-usage-stats"]
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    with (session / "start.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        until(lambda: "Ray runtime started" in (session / "start.log").read_text(), "a cluster", seconds=120)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        shutil.rmtree(session, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token(guarded_head: str, tmp_path: Path) -> None:
+    """Without the right one it is said in a line or two what to set, and nothing of Ray's is printed."""
+    variables = {"RAY_ADDRESS": guarded_head, "HOME": str(tmp_path)}  # whose folder may hold another token
+    mode, token = {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_TOKEN": TOKEN}
+    refused = f"the Ray cluster at RAY_ADDRESS={guarded_head} refuses the token of this process, or asks for one. Set "
+    for said, given in (
+        (refused, {"RAY_AUTH_MODE": "disabled"}),
+        (refused, mode | {"RAY_AUTH_TOKEN": TOKEN[::-1]}),
+        (f"cannot connect to the Ray cluster at RAY_ADDRESS={guarded_head}: Token authentication is enabled", mode),
+        ("connected\n", mode | token),
+    ):
+        done = run(CONNECT, **variables, **given)
+        assert done.stdout.startswith(said), done
+        assert rays_lines(done.stderr) == []
 
 
 @pytest.mark.slow
