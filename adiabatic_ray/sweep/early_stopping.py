@@ -17,7 +17,7 @@ from adiabatic_ray.trials.record import GAIN_AT_EDGE, TrialRecord, tuned
 
 EVALUATION = "evaluation"  # the number of a trial's evaluation point, from 1 on
 FIRST_RUNG = 1  # a trial may be stopped after so many evaluations
-REDUCTION = 3  # one trial in so many goes on at each rung, and the next rung is after so many times the evaluations
+REDUCTION = 2  # one trial in so many goes on at each rung, and the next rung is after so many times the evaluations
 
 
 def for_sweep(sweep: config.Sweep, scheduler: TrialScheduler) -> EarlyStopping | None:
