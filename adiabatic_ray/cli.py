@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -155,12 +156,12 @@ def evaluate(options: Options) -> None:
     from adiabatic_ray import config
     from adiabatic_ray.sweep import standalone
 
-    path, _, section = options.data.partition(".yaml:")
-    settings = _load(Path(f"{path}.yaml")) if section else None
-    if settings is None:
-        sources = {Path(options.data).stem: config.Source(path=options.data)}
+    in_sweep = re.fullmatch(r"(.+\.ya?ml)(?::(.*))?", options.data)
+    settings = _load(Path(in_sweep[1])) if in_sweep else None
+    if in_sweep and settings:
+        sources = _section(settings, in_sweep[2] or "")
     else:
-        sources = _section(settings, section)
+        sources = {Path(options.data).stem: config.Source(path=options.data)}
     like = config.Model(name="") if settings is None else settings.model
     models = [_encoder(like, name) for name in options.model]
     base = _encoder(like, options.against) if options.against else None
@@ -413,7 +414,9 @@ def _section(settings: config.Sweep, section: str) -> dict[str, config.Source]:
     context, _, name = section.partition(".")
     sets = {"selection": settings.evaluate.selection, "confirmation": settings.evaluate.confirmation}.get(context)
     if sets is None:
-        raise errors.ConfigError(f"--data: `{context}` is not a section; expected `selection` or `confirmation`.")
+        raise errors.ConfigError(
+            f"--data: `{context}` is not a section; expected `selection` or `confirmation` after the file and a colon."
+        )
     if name and name not in sets:
         raise errors.ConfigError(
             f"--data: `evaluate.{context}` has no `{name}`; it has {', '.join(sets) or 'nothing'}."

@@ -99,26 +99,6 @@ def test_the_messages_that_it_explains_are_said() -> None:
     assert [one for one in messages if one not in said] == []
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("pocket")
-def test_the_python_example_runs(tmp_path: Path) -> None:
-    (tmp_path / "sweeps").symlink_to(ROOT / "sweeps")
-    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, "-c", example(README, "python")],
-        cwd=tmp_path,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^\d+ \d+\.\d+$", done.stdout, re.MULTILINE), "no best trial was printed"
-    assert re.search(r"^\s*trial +standing +gain", done.stdout, re.MULTILINE)
-    assert re.search(r"query_encoder +questions +pnd", done.stdout), done.stdout
-    assert (tmp_path / "runs" / "quickstart" / "report.html").exists()
-
-
 @pytest.fixture
 def corpus(pocket: Path) -> list[dict[str, str]]:
     """The passages of a ranking set."""
