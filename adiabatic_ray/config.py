@@ -431,6 +431,8 @@ class Search:
     """Optuna's. `auto` is `gp`, which needs the fewest trials, up to 100 trials, and `tpe` beyond."""
     candidates: Literal["edge", "whole"] = "edge"
     """What a trial is judged by: its `edge`, or its `whole` displacement as in the paper's experiments."""
+    soup: bool = False
+    """At the end, also add up the displacements of the best trials at their edges. Not for `whole`."""
 
     @property
     def gain(self) -> Objective:
@@ -715,6 +717,11 @@ class Sweep:
             "evaluate.exact",
             "cannot be given when `search.candidates` is `whole`, which measures no edges. Leave it out; "
             "`evaluate.scales` names scales to measure",
+        )
+        _require(
+            self.search.candidates == "edge" or not self.search.soup,
+            "search.soup",
+            "cannot be true when `search.candidates` is `whole`: displacements are added up at their edges",
         )
         sizes = self.search.space.get("batch_size", [self.train.batch_size])
         smallest = int(min(sizes) if isinstance(sizes, list) else sizes.low)

@@ -17,7 +17,8 @@ from adiabatic_ray import config
 from adiabatic_ray.evaluate import outcomes
 from adiabatic_ray.report.assurance import Assurance, gain_test
 from adiabatic_ray.report.evidence import compared_sets
-from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord
+from adiabatic_ray.trials import naming
+from adiabatic_ray.trials.record import SOUP, UNTOUCHED, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 
 
@@ -49,7 +50,7 @@ def render(store: TrialStore, record: TrialRecord) -> str:
         retrieval_model=exported.retrieval_model.name,
         query_adapter=exported.query_adapter.name,
         **_base_model(store.sweep.model),
-        **_training(store.sweep, record),
+        **_training(store, record),
         **_results(store, record),
         **_languages(store, record),
     )
@@ -70,9 +71,17 @@ def _base_model(model: config.Model) -> dict[str, object]:
     }
 
 
-def _training(sweep: config.Sweep, record: TrialRecord) -> dict[str, object]:
-    """What the trial was trained with, and every data set of the sweep by its role."""
-    settings = dataclasses.asdict(sweep.train) | config.choices(record.config)
+def _training(store: TrialStore, record: TrialRecord) -> dict[str, object]:
+    """What the trial was trained with, or of a soup its parts were, and every data set of the sweep by its role."""
+    sweep = store.sweep
+    if record.is_soup:
+        settings = {
+            f"trial {number}": f"{record.metrics[f'{SOUP}/{number}']:.3g} of its displacement; "
+            + naming.line(store.records[int(number)].config)
+            for number in str(record.config[SOUP]).split("+")
+        }
+    else:
+        settings = dataclasses.asdict(sweep.train) | config.choices(record.config)
     sources = {"training": sweep.train.data}
     for section, sets in (("selection", sweep.evaluate.selection), ("confirmation", sweep.evaluate.confirmation)):
         sources |= {f"{section}, {name}": source for name, source in sets.items()}

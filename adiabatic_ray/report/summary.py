@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adiabatic_ray import config
 from adiabatic_ray.evaluate.bootstrap import Interval
 from adiabatic_ray.report.evidence import Evidence, compared_sets
-from adiabatic_ray.trials.record import TrialRecord, best, contenders, ranked, tuned
+from adiabatic_ray.trials.record import TrialRecord, best, contenders, ranked, trained, tuned
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def summarise(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Evi
         selection = Results.of(sweep.evaluate.selection, winner.candidate.metrics, evidence.selection)
         confirmation = Results.of(sweep.evaluate.selection, winner.confirmation, evidence.confirmation)
     return Summary(
-        counts=Counts.of(trials),
+        counts=Counts.of(trained(records)),
         winner=winner,
         refuted=[trial for trial in contenders(trials) if trial.confirmed is False],
         nearest=measured[0] if measured else None,

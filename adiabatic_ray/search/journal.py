@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from adiabatic_ray import config, storage
 from adiabatic_ray.search import space
-from adiabatic_ray.trials.record import TrialRecord
+from adiabatic_ray.trials.record import TrialRecord, trained
 
 CONSTRAINT = "no_degradation"
 
@@ -38,7 +38,7 @@ def write(path: Path, sweep: config.Sweep, records: Iterable[TrialRecord]) -> No
         )
         study.set_user_attr("objective", sweep.search.gain.key)
         distributions = space.to_distributions(sweep.search)
-        ended = (record for record in records if record.number and record.state != "running")
+        ended = (record for record in trained(records) if record.state != "running")
         study.add_trials([_trial(record, sweep, distributions) for record in ended])
         storage.write(path, file.read_bytes())
 

@@ -23,6 +23,7 @@ from adiabatic_ray.trials.record import (
     TrialReport,
     contenders,
     ranked,
+    trained,
     tuned,
 )
 from adiabatic_ray.trials.store import TrialStore
@@ -55,7 +56,7 @@ class TrialScheduler:
         self._last: dict[int, TrialReport] = {}  # the last report of each trial in this run
         self._lagging: dict[int, str] = {}  # trials that are being stopped early, and why
         self._dropped: set[int] = set()  # trials whose displacements are deleted
-        earlier = tuned(record for _, record in sorted(store.records.items()))
+        earlier = trained(record for _, record in sorted(store.records.items()))
         for record in earlier:
             search.resume(record)
         self._unfinished = [record for record in earlier if record.state == "running"]
@@ -76,7 +77,7 @@ class TrialScheduler:
             record = self._unfinished.pop(0)
             return record.number, dict(record.config)
         number = max(self.store.records, default=UNTOUCHED) + 1
-        if self.budget.trials is not None and number > self.budget.trials:
+        if self.budget.trials is not None and len(trained(self.store.records.values())) >= self.budget.trials:
             self._exhausted = "all trials were run"
         choice = None if self._exhausted else self.search.propose(number)
         if choice is None:

@@ -16,7 +16,7 @@ from adiabatic_ray.search.space import Config
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.run import SweepRun
 from adiabatic_ray.sweep.tune_loop import run_trials
-from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord, best, contenders, tuned
+from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord, best, contenders, trained, tuned
 from adiabatic_ray.trials.store import TrialStore
 
 
@@ -79,7 +79,7 @@ def _repeating(sweep: config.Sweep, configs: Sequence[Config], chosen: Sequence[
 
 
 def choose(store: TrialStore, top: int) -> list[TrialRecord]:
-    """The `top` best trials of different configurations, of those that have a stored displacement.
+    """The `top` best trials of different configurations, of those that have a stored displacement, without soups.
 
     Where candidates were tested on the confirmation sets, only trials that passed count: the guarantee is theirs.
 
@@ -88,7 +88,7 @@ def choose(store: TrialStore, top: int) -> list[TrialRecord]:
     """
     chosen: dict[str, TrialRecord] = {}
     tested = any(record.confirmations for record in tuned(store.records.values()))
-    for record in contenders(store.records.values()):
+    for record in trained(contenders(store.records.values())):
         key = repr(sorted(_seedless(record.config).items()))
         # Earlier repeats are ignored, so that the same command chooses the same trials again.
         passed = dataclasses.replace(record, repeats=()).confirmed or not tested

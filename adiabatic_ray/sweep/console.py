@@ -23,7 +23,7 @@ from adiabatic_ray.report import tables
 from adiabatic_ray.report.comparison import Comparison as SweepComparison
 from adiabatic_ray.train.trial import Progress
 from adiabatic_ray.trials import naming
-from adiabatic_ray.trials.record import TrialRecord, best, ranked, tuned
+from adiabatic_ray.trials.record import TrialRecord, best, ranked, trained
 
 Result = TypeVar("Result")
 RUNNING_SHOWN = 8  # trials below the lines
@@ -85,7 +85,7 @@ class Console:
         """Show the progress of a running sweep: how far it is, the best feasible trial, and those that run."""
         if not self._rich.is_terminal:  # it takes longer the more trials there are, and nobody would see it
             return
-        ours = tuned(records.values())
+        ours = trained(records.values())
         running = [record for record in ours if record.state == "running"]
         done = len(ours) - len(running)
         if self._done_before is None:

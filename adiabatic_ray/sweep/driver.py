@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from adiabatic_ray import config, errors
 from adiabatic_ray.search import searcher, space
-from adiabatic_ray.sweep import fixed_sequence, session
+from adiabatic_ray.sweep import fixed_sequence, session, soup
 from adiabatic_ray.sweep.console import Console
 from adiabatic_ray.sweep.run import SweepRun
 from adiabatic_ray.sweep.tune_loop import run_trials
 from adiabatic_ray.trials.layout import StorageFolder
-from adiabatic_ray.trials.record import TrialRecord, best, tuned
+from adiabatic_ray.trials.record import TrialRecord, best, trained
 
 
 def run(sweep: config.Sweep, console: Console) -> TrialRecord | None:
@@ -28,7 +28,7 @@ def run(sweep: config.Sweep, console: Console) -> TrialRecord | None:
     folder = StorageFolder.at(sweep.storage).sweep(sweep.name)
     with SweepRun(sweep, folder, console) as run:
         if run.resumed:
-            console.say(f"{sweep.name}: going on after {len(tuned(run.store.finished()))} finished trials")
+            console.say(f"{sweep.name}: going on after {len(trained(run.store.finished()))} finished trials")
         run.connect(space.num_trials(sweep), space.describe_trials(sweep))
         run.embed()
         run.mirror_to_mlflow()
@@ -38,6 +38,8 @@ def run(sweep: config.Sweep, console: Console) -> TrialRecord | None:
             # For each trial, `scheduler.next_trial` gives the configuration, `reported` records each evaluation, and
             # `ended` passes the result to the search. This ends with `scheduler.over` or `scheduler.to_end`.
             run_trials(scheduler, run)
+            if not run.interrupted.is_set():
+                soup.add(run)
             if not run.interrupted.is_set():
                 fixed_sequence.test(run)
             if not run.interrupted.is_set():

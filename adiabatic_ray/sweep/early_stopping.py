@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from adiabatic_ray import config
 from adiabatic_ray.search.scheduler import TrialScheduler
-from adiabatic_ray.trials.record import GAIN_AT_EDGE, TrialRecord, tuned
+from adiabatic_ray.trials.record import GAIN_AT_EDGE, TrialRecord, trained
 
 EVALUATION = "evaluation"  # the number of a trial's evaluation point, from 1 on
 FIRST_RUNG = 1  # a trial may be stopped after so many evaluations
@@ -43,7 +43,7 @@ class EarlyStopping(ASHAScheduler):  # type: ignore[misc]
             stop_last_trials=False,  # they end by themselves
         )
         self.scheduler, self.evaluations = scheduler, evaluations
-        for record in tuned(scheduler.store.records.values()):
+        for record in trained(scheduler.store.records.values()):
             self._replay(record)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from typing import Any
 
-from adiabatic_ray.trials.record import best, tuned
+from adiabatic_ray.trials.record import best, trained
 from adiabatic_ray.trials.store import TrialStore
 
 
@@ -14,7 +14,7 @@ def of(store: TrialStore, *, running: bool) -> dict[str, Any]:
 
     `trials` counts by state. `feasible` are so as they are, `feasible_scaled` others when they are scaled down.
     """
-    ours = tuned(record for _, record in sorted(store.records.items()))
+    ours = trained(record for _, record in sorted(store.records.items()))
     leader = best(store.records.values())
     candidate = leader.candidate if leader else None
     feasible = sum(record.feasible for record in ours)

@@ -197,7 +197,8 @@ class MlflowRuns:
 
     def _params(self, record: TrialRecord) -> list[Param]:
         train = {k: v for k, v in dataclasses.asdict(self.store.sweep.train).items() if k != "data" and v is not None}
-        params = {} if record.number == UNTOUCHED else {**train, **record.config}
+        params = {} if record.number == UNTOUCHED or record.is_soup else train
+        params |= record.config
         if "learning_rate" in params:  # the axes of MLflow's charts show five decimals, so 0.00000 here
             params["log10_learning_rate"] = f"{math.log10(params['learning_rate']):.3f}"
         return [Param(key, str(value)) for key, value in params.items()]

@@ -42,6 +42,8 @@ def differences(records: Iterable[TrialRecord]) -> dict[int, str]:
 
 def among_choices(record: TrialRecord, space: Mapping[str, config.Range | list[config.Scalar]]) -> str:
     """What a trial was tried with in a few words, without what is the same in the whole search space."""
+    if record.is_soup:
+        return line(record.config)
     names = [name for name, choices in space.items() if not isinstance(choices, list) or len(choices) > 1]
     masks = space.get("freeze", [])
     return _short(record.config, names, _shared([str(mask) for mask in masks] if isinstance(masks, list) else []))

@@ -14,6 +14,9 @@ State = Literal["running", "complete", "stopped", "diverged", "out_of_memory", "
 FAILED_CONSTRAINT = 1000.0  # the constraint of a failed trial
 GAIN_AT_EDGE = "edge/gain"  # the metric of an evaluation that holds the gain at the predicted edge
 UNTOUCHED = 0  # the number of the untouched encoder, which is every sweep's first trial
+# The one key of a soup's configuration: the numbers of its trials, such as `9+4`. The metric `soup/9` is what the whole
+# displacement of trial 9 is multiplied by in it.
+SOUP = "soup"
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,11 @@ class TrialRecord:
     @property
     def failed(self) -> bool:
         return self.state in ("diverged", "out_of_memory", "crashed")
+
+    @property
+    def is_soup(self) -> bool:
+        """Whether it was not trained, but is the sum of other trials' displacements."""
+        return SOUP in self.config
 
     @property
     def feasible(self) -> bool:
@@ -282,3 +290,8 @@ def contenders(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 def tuned(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """All trials but trial 0, the untouched encoder."""
     return [record for record in records if record.number != UNTOUCHED]
+
+
+def trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The tuned trials that were trained, so all but soups."""
+    return [record for record in tuned(records) if not record.is_soup]

@@ -46,7 +46,7 @@ def test_it_is_read(folder: Path) -> None:
     assert store.sweep.search.space["learning_rate"] == config.Range(low=5e-5, high=4e-3, log=True)
     settings = json.loads((folder / "sweep.json").read_text())["settings"]
     added = [line.partition(":")[0] for line in config.differences(settings, config.resolved(store.sweep))]
-    later = ["constraint.guards", "evaluate.exact", "model.trust_remote_code", "search.candidates"]
+    later = ["constraint.guards", "evaluate.exact", "model.trust_remote_code", "search.candidates", "search.soup"]
     assert sorted(added) == later  # keys of later versions
     assert store.sweep.search.candidates == "whole"
     result = adiabatic_ray.open_sweep(folder)
