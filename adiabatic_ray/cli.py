@@ -157,8 +157,9 @@ def evaluate(options: Options) -> None:
     from adiabatic_ray.sweep import standalone
 
     in_sweep = re.fullmatch(r"(.+\.ya?ml)(?::(.*))?", options.data)
-    settings = _load(Path(in_sweep[1])) if in_sweep else None
-    if in_sweep and settings:
+    settings: config.Sweep | None = None
+    if in_sweep:
+        settings = _load(Path(in_sweep[1]))
         sources = _section(settings, in_sweep[2] or "")
     else:
         sources = {Path(options.data).stem: config.Source(path=options.data)}

@@ -29,18 +29,14 @@ GIVEN = {
 ELSEWHERE = {"ui", "submit", "stop", "logs"}
 
 
-def run(folder: Path, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command line in a folder with the files of the project and with its environment."""
+def succeed(folder: Path, command: str, **variables: str) -> str:
+    """What a command line prints in a folder with the files of the project and with its environment."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment = own | {"PATH": programs, "PYTHONPATH": str(ROOT)} | variables
-    return subprocess.run(
+    done = subprocess.run(
         ["bash", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def succeed(folder: Path, command: str, **variables: str) -> str:
-    done = run(folder, command, **variables)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout

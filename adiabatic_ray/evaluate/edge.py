@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
-from adiabatic_ray.trials.record import ProfilePoint
+from adiabatic_ray.trials.record import Candidate, ProfilePoint
 
 # The scales of a profile, ascending: eight to each halving, so neighbours differ by 9%. Doubling the smallest one five
 # times gives the whole displacement.
@@ -54,6 +54,15 @@ def predicted_edge(points: Sequence[ProfilePoint]) -> ProfilePoint | None:
     """The point with the largest gain of the feasible ones; of equal ones that with the smallest scale."""
     feasible = [point for point in points if point.constraint <= 0]
     return max(feasible, key=lambda point: (point.gain, -point.scale), default=None)
+
+
+def candidate(scale: float, measured: Measurement, predicted: ProfilePoint | None = None) -> Candidate:
+    """An exact measurement at a scale, with what was predicted of it where it was."""
+    assert measured.violation is not None
+    metrics = dict(measured.metrics)
+    if predicted is not None:
+        metrics |= {"predicted/gain": predicted.gain, "predicted/constraint": predicted.constraint}
+    return Candidate(scale, metrics, measured.violation.worst)
 
 
 def _point(scale: float, at: Measurement) -> ProfilePoint:

@@ -18,7 +18,7 @@ from adiabatic_ray.evaluate import outcomes
 from adiabatic_ray.report.assurance import Assurance, gain_test
 from adiabatic_ray.report.evidence import compared_sets
 from adiabatic_ray.trials import naming
-from adiabatic_ray.trials.record import SOUP, UNTOUCHED, TrialRecord
+from adiabatic_ray.trials.record import UNTOUCHED, TrialRecord
 from adiabatic_ray.trials.store import TrialStore
 
 
@@ -76,9 +76,8 @@ def _training(store: TrialStore, record: TrialRecord) -> dict[str, object]:
     sweep = store.sweep
     if record.is_soup:
         settings = {
-            f"trial {number}": f"{record.metrics[f'{SOUP}/{number}']:.3g} of its displacement; "
-            + naming.line(store.records[int(number)].config)
-            for number in str(record.config[SOUP]).split("+")
+            f"trial {number}": f"{share:.3g} of its displacement; {naming.configuration(store.records[number])}"
+            for number, share in record.shares.items()
         }
     else:
         settings = dataclasses.asdict(sweep.train) | config.choices(record.config)
@@ -87,6 +86,7 @@ def _training(store: TrialStore, record: TrialRecord) -> dict[str, object]:
         sources |= {f"{section}, {name}": source for name, source in sets.items()}
     return {
         "train": {key: value for key, value in settings.items() if key != "data" and value is not None},
+        "soup": record.is_soup,
         "data": sweep.train.data,
         "sources": sources,
     }

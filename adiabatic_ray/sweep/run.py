@@ -117,17 +117,13 @@ class SweepRun:
 
     def scheduler(self, search: Search) -> TrialScheduler:
         """Create the scheduler of this run's trials. Each change of a trial goes to MLflow and to the console."""
-        return TrialScheduler(self.store, self.sweep, search, self._changed, self.interrupted)
 
-    def put(self, record: TrialRecord) -> None:
-        """Store the record of a trial that no scheduler runs, and show it."""
-        self.store.put(record)
-        self._changed(record)
+        def changed(record: TrialRecord) -> None:
+            if self.mirror is not None:
+                self.mirror.notify()
+            self.console.changed(record, self.store.records, self.trials)
 
-    def _changed(self, record: TrialRecord) -> None:
-        if self.mirror is not None:
-            self.mirror.notify()
-        self.console.changed(record, self.store.records, self.trials)
+        return TrialScheduler(self.store, self.sweep, search, changed, self.interrupted)
 
     def hand_over(self) -> None:
         """Export the best trial's encoder, unless that was done before."""

@@ -18,16 +18,20 @@ def add(run: SweepRun) -> None:
     nothing, and the next one begins again. Where trials are added later, another sum follows them.
     """
     latest = max(run.store.records)
-    if not run.sweep.search.soup or run.store.records[latest].is_soup or len(parts(run.store)) < 2:
+    if not run.sweep.search.soup or run.store.records[latest].is_soup:
+        return
+    added = parts(run.store)
+    if len(added) < 2:
         return
     number, folder = latest + 1, run.store.folder.trial(latest + 1)
     run.console.progress("adding up the displacements of the best trials")
-    for record in run.tasks.run(soups.stir, run.sweep, run.embedded, parts(run.store), number, folder):
+    for record in run.tasks.run(soups.stir, run.sweep, run.embedded, added, number, folder):
         run.console.progress(f"adding up the displacements of the best trials: so far {record.config[SOUP]}")
         if run.interrupted.is_set():
             return
     run.console.clear()
-    run.put(record)
+    run.store.put(record)
+    run.console.trial_ended(record)
 
 
 def parts(store: TrialStore) -> list[soups.Part]:

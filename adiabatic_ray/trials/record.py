@@ -145,6 +145,12 @@ class TrialRecord:
         return SOUP in self.config
 
     @property
+    def shares(self) -> dict[int, float]:
+        """What the whole displacement of each trial in a soup is multiplied by, by its number; empty for others."""
+        named = {key: value for key, value in self.metrics.items() if key.startswith(f"{SOUP}/")}
+        return {int(key.removeprefix(f"{SOUP}/")): share for key, share in named.items()}
+
+    @property
     def feasible(self) -> bool:
         """Whether the trial ran to its end and its whole displacement harms no language."""
         return self.state == "complete" and self.constraint is not None and self.constraint <= 0

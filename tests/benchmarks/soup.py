@@ -40,8 +40,8 @@ from tests.generators import drain
 def end_of_trials(source: TrialStore, folder: Path) -> TrialStore:
     """A copy of a sweep as it was when its last trial had ended."""
     shutil.copytree(source.folder.path, folder)
-    storage.drop(TrialStore(folder).folder.guarantee)
     store = TrialStore(folder)
+    storage.drop(store.folder.guarantee)
     for record in trained(source.records.values()):
         store.put(dataclasses.replace(record, confirmations=(), repeats=()))
     store.records = {n: record for n, record in store.records.items() if not record.is_soup}
@@ -58,7 +58,6 @@ def handed_over(store: TrialStore, model: Encoder, embedded: EmbeddedData, *, wi
         tasks=SimpleNamespace(run=lambda work, *arguments: work(model, *arguments)),
         console=Console(quiet=True),
         interrupted=threading.Event(),
-        put=store.put,
     )
     started = time.perf_counter()
     soup.add(run)

@@ -52,7 +52,6 @@ def add(folder: Path, *records: TrialRecord, soups: bool = True, interrupt: bool
         tasks=SimpleNamespace(run=work),
         console=Console(quiet=True),
         interrupted=interrupted,
-        put=store.put,
     )
     soup.add(run)
     return store, given

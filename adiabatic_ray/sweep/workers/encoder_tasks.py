@@ -13,6 +13,7 @@ import ray
 import torch
 
 from adiabatic_ray import config, errors, storage
+from adiabatic_ray.evaluate import edge
 from adiabatic_ray.evaluate.benchmark import Benchmark, EvaluationSet, Measurement
 from adiabatic_ray.evaluate.embedded_data import Data, EmbeddedData, EmbeddingBuilder, EmbeddingProgress
 from adiabatic_ray.model import checkpoint, displacement, encoder, export, low_rank
@@ -121,7 +122,7 @@ def confirm(
     """
     benchmark = Benchmark(embedded.confirmation, sweep.search.gain, sweep.constraint, model.device)
     for folder, scale, gain in candidates:
-        measurement = _measure(model, benchmark, folder, scale)
+        measurement = measure(model, benchmark, stored_displacement(model, folder), scale)
         assert measurement.verdict is not None
         failure = measurement.verdict.failure
         if not failure or not storage.exists(folder.confirmation_discordance):
@@ -141,14 +142,16 @@ def measure_selected(
         SweepError: the displacement was not kept, or does not fit the encoder.
     """
     benchmark = Benchmark(embedded.selection, sweep.search.gain, sweep.constraint, model.device)
-    measurement = _measure(model, benchmark, folder, scale)
-    assert measurement.violation is not None
+    measurement = measure(model, benchmark, stored_displacement(model, folder), scale)
     benchmark.add_outcomes(folder.outcomes, scale, measurement)
-    yield Candidate(scale, measurement.metrics, measurement.violation.worst)
+    yield edge.candidate(scale, measurement)
 
 
-def _measure(model: encoder.Encoder, benchmark: Benchmark, folder: TrialFolder, scale: float) -> Measurement:
-    weights = displacement.moved(model.parameters, stored_displacement(model, folder), scale)
+def measure(
+    model: encoder.Encoder, benchmark: Benchmark, deltas: Mapping[str, torch.Tensor], scale: float
+) -> Measurement:
+    """Measure the encoder that a displacement times `scale` makes of the untouched one."""
+    weights = displacement.moved(model.parameters, deltas, scale)
     return benchmark.measure(lambda texts: model.encode(texts, "query", weights))
 
 

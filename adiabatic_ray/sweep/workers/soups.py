@@ -8,6 +8,7 @@ not do: unlike displacements partly cancel, so the edge of their mean lies beyon
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from adiabatic_ray import config
 from adiabatic_ray.evaluate import edge
 from adiabatic_ray.evaluate.benchmark import Benchmark, Measurement
 from adiabatic_ray.evaluate.embedded_data import EmbeddedData
-from adiabatic_ray.model import checkpoint, displacement, low_rank
+from adiabatic_ray.model import checkpoint, low_rank
 from adiabatic_ray.model.encoder import Encoder
 from adiabatic_ray.sweep.workers import encoder_tasks
 from adiabatic_ray.trials.layout import TrialFolder
-from adiabatic_ray.trials.record import SOUP, Candidate, Evaluation, TrialRecord
+from adiabatic_ray.trials.record import SOUP, Evaluation, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def stir(
     record = TrialRecord(number, {SOUP: str(first.number)}, "stopped", alone, time.time())
     for part in others:
         mixture = soup + Soup.of(model, part)
-        measured = _measure(model, benchmark, mixture, sweep.evaluate.exact)
+        measure = functools.partial(encoder_tasks.measure, model, benchmark, mixture.deltas)
+        whole = measure(1.0)
+        measured = {1.0: whole, **edge.carry(benchmark, measure, whole, sweep.evaluate.exact)}
         mixed = _record(record, benchmark, mixture, measured)
         if mixed.edge is not None and mixed.edge.gain > gain:
-            whole = measured[1.0]
             benchmark.write_discordance(folder.discordance, whole)
             benchmark.write_outcomes(folder.outcomes, measured)
             checkpoint.save(folder.displacement, checkpoint.Checkpoint(mixture.deltas, {"step": 0}))
@@ -91,22 +93,11 @@ def stir(
         yield dataclasses.replace(record, finished=time.time())
 
 
-def _measure(model: Encoder, benchmark: Benchmark, soup: Soup, exact: int) -> dict[float, Measurement]:
-    """Measure a sum as it is, and as little of it as its edge takes, by scale."""
-
-    def measure(scale: float) -> Measurement:
-        weights = displacement.moved(model.parameters, soup.deltas, scale)
-        return benchmark.measure(lambda texts: model.encode(texts, "query", weights))
-
-    whole = measure(1.0)
-    return {1.0: whole, **edge.carry(benchmark, measure, whole, exact)}
-
-
 def _record(
     record: TrialRecord, benchmark: Benchmark, soup: Soup, measured: Mapping[float, Measurement]
 ) -> TrialRecord:
     """The record of a sum, as that of a trial that was trained."""
-    whole, *scaled = [_candidate(scale, one) for scale, one in sorted(measured.items(), reverse=True)]
+    *scaled, whole = [edge.candidate(scale, one) for scale, one in sorted(measured.items())]
     shares = {f"{SOUP}/{number}": share for number, share in soup.shares.items()}
     return dataclasses.replace(
         record,
@@ -115,11 +106,6 @@ def _record(
         reason="",
         points=(Evaluation(0, time.time(), {**whole.metrics, **shares}),),
         worst=whole.worst,
-        scaled=tuple(reversed(scaled)),
+        scaled=tuple(scaled),
         profile=tuple(edge.profile(benchmark, {0.0: benchmark.untouched(), **measured})),
     )
-
-
-def _candidate(scale: float, measured: Measurement) -> Candidate:
-    assert measured.violation is not None
-    return Candidate(scale, measured.metrics, measured.violation.worst)

@@ -24,7 +24,7 @@ from adiabatic_ray.sweep.cluster import gpu_memory
 from adiabatic_ray.sweep.workers.usage import Usage
 from adiabatic_ray.train import trial
 from adiabatic_ray.trials.layout import SweepFolder
-from adiabatic_ray.trials.record import GAIN_AT_EDGE, Candidate, ProfilePoint, TrialReport
+from adiabatic_ray.trials.record import GAIN_AT_EDGE, ProfilePoint, TrialReport
 
 PATIENCE = 2.0  # seconds to wait for the storage before the caller hears of it
 
@@ -119,7 +119,9 @@ class TrialRunner:
             steps=progress.steps,
             metrics={**progress.metrics, **progress.measurement.metrics, **_edge_metrics(predicted), **spent},
             worst=violation.worst,
-            scaled=tuple(_candidate(scale, one, predicted) for scale, one in sorted(progress.scaled.items())),
+            scaled=tuple(
+                edge.candidate(scale, one, predicted.get(scale)) for scale, one in sorted(progress.scaled.items())
+            ),
             profile=tuple(profile) if progress.status == "complete" else (),
             harmful=violation.harmful,
         )
@@ -152,14 +154,6 @@ class TrialRunner:
         else:
             tensors = progress.displacement.tensors()
             checkpoint.save(self.folder.displacement, checkpoint.Checkpoint(tensors, {"step": progress.step}))
-
-
-def _candidate(scale: float, measured: Measurement, predicted: Mapping[float, ProfilePoint]) -> Candidate:
-    assert measured.violation is not None
-    metrics, point = dict(measured.metrics), predicted.get(scale)
-    if point is not None:
-        metrics |= {"predicted/gain": point.gain, "predicted/constraint": point.constraint}
-    return Candidate(scale, metrics, measured.violation.worst)
 
 
 def _edge_metrics(predicted: Mapping[float, ProfilePoint]) -> dict[str, float]:
