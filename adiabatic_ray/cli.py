@@ -413,11 +413,12 @@ def _encoder(like: config.Model, name: str) -> config.Model:
 def _section(settings: config.Sweep, section: str) -> dict[str, config.Source]:
     """The data sets of `selection` or `confirmation`, or one of them, as in `confirmation.xnli`."""
     context, _, name = section.partition(".")
+    sections = "expected `selection` or `confirmation` after the file and a colon."
+    if not context:
+        raise errors.ConfigError(f"--data: a section of the sweep file is missing; {sections}")
     sets = {"selection": settings.evaluate.selection, "confirmation": settings.evaluate.confirmation}.get(context)
     if sets is None:
-        raise errors.ConfigError(
-            f"--data: `{context}` is not a section; expected `selection` or `confirmation` after the file and a colon."
-        )
+        raise errors.ConfigError(f"--data: `{context}` is not a section; {sections}")
     if name and name not in sets:
         raise errors.ConfigError(
             f"--data: `evaluate.{context}` has no `{name}`; it has {', '.join(sets) or 'nothing'}."

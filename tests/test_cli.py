@@ -280,6 +280,7 @@ def test_evaluate_says_which_sections_there_are(write_sweep: Write, capsys: pyte
     assert cli.main([*common, f"{write_sweep()}:selektion"]) == 1
     assert "`selektion` is not a section; expected `selection` or `confirmation`" in capsys.readouterr().err
     assert cli.main([*common, f"{write_sweep()}"]) == 1
-    assert "expected `selection` or `confirmation` after the file and a colon" in capsys.readouterr().err
+    missing = "a section of the sweep file is missing; expected `selection` or `confirmation` after the file"
+    assert missing in capsys.readouterr().err
     assert cli.main([*common, f"{write_sweep()}:selection.xnl"]) == 1
     assert "`evaluate.selection` has no `xnl`; it has questions, xnli" in capsys.readouterr().err

@@ -108,7 +108,8 @@ class Console:
         if not ended:
             return clock
         left = (trials - done) * elapsed / ended
-        return f"{60 * ended / elapsed:.2g} a minute, about {max(1, round(left / 60))} min left · {clock}"
+        until = f", about {max(1, round(left / 60))} min left" if left else ""
+        return f"{60 * ended / elapsed:.2g} a minute{until} · {clock}"
 
     def drain(
         self, embedding: Generator[EmbeddingProgress, None, Result], interrupted: threading.Event | None = None

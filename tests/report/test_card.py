@@ -147,9 +147,16 @@ def test_warnings_are_loud(store: TrialStore) -> None:
     forced = card.render(store, trial(scaled=(), confirmations=()))
     assert "> **WARNING: INFEASIBLE, EXPORTED BY FORCE.**" in forced
     body = split(forced)[1]
-    assert row(body, "scale of the displacement") == ["1.0"]
+    assert row(body, "scale of the displacement") == ["1"]
     assert row(body, "constraint")[0] == "+0.60"
     assert "neutral/de/ur" in body
+
+
+def test_a_scale_has_three_digits(store: TrialStore) -> None:
+    edge = Candidate(0.4216965034285822, metrics(9.9, -0.3), WORST)
+    body = split(card.render(store, trial(scaled=(edge,), confirmations=())))[1]
+    assert row(body, "scale of the displacement") == ["0.422"]
+    assert "was scaled to 0.422." in body
 
 
 def test_sets_and_languages_are_those_of_the_sweep(store: TrialStore) -> None:

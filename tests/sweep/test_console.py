@@ -158,6 +158,15 @@ def test_a_running_sweep_in_a_panel(pipe: Shown, terminal: Shown) -> None:
     assert output.count("trial 2 ended\n") == 1
 
 
+def test_no_time_is_left_when_all_trials_have_ended(terminal: Shown) -> None:
+    def talk(console: Console) -> None:
+        console.sweep_progress({0: UNTOUCHED}, 1)
+        console.sweep_progress({0: UNTOUCHED, 1: record(1, 3.0)}, 1)
+
+    output = ESCAPES.sub("", terminal(talk))
+    assert re.search(r"1/1 trials · [\d.e+]+ a minute · 00:00:0\d\n", output)
+
+
 @pytest.mark.parametrize("columns", [40, 80, 120, 200])
 def test_the_panel_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, terminal: Shown) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
