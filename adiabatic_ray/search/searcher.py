@@ -30,6 +30,7 @@ import itertools
 import json
 import math
 import random
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -175,19 +176,25 @@ class ConstrainedSearch:
             return optuna.samplers.RandomSampler(seed=seed)
         if self.settings.sampler == "tpe":
             return _Tpe(self.distributions, seed, self.startup)
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.startup)
+        # A process that takes differences for noise wants to measure the best trial again, at a corner of the space for
+        # instance. One that knows no noise has nothing to gain where a trial was, and proposes the next best place.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=self.startup, deterministic_objective=attempt > 0
+            )
 
     def _untried(self, number: int) -> space.Config | None:
         """A random configuration that was not proposed before. `None` if the space is infinite or exhausted."""
         if self._size is None or self._size <= len(self._known):
             return None
         choices = [_values(distribution) for distribution in self.distributions.values()]
-        left = (
+        left = [
             c
             for combination in itertools.product(*choices)
             if _key(c := dict(zip(self.distributions, combination, strict=True))) not in self._known
-        )
-        return random.Random(f"{self.seed} {number}").choice(list(left))  # noqa: S311 - not cryptography
+        ]
+        return random.Random(f"{self.seed} {number}").choice(left) if left else None  # noqa: S311 - not cryptography
 
 
 @dataclass(frozen=True)
@@ -216,7 +223,9 @@ class _Tpe(optuna.samplers.TPESampler):
 
 
 def _key(params: Mapping[str, config.Scalar]) -> str:
-    return json.dumps(dict(params), sort_keys=True)
+    """The same for configurations whose numbers agree in six digits, as those of a bound and of its neighbour do."""
+    same = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in params.items()}
+    return json.dumps(same, sort_keys=True)
 
 
 def _values(distribution: BaseDistribution) -> Iterable[config.Scalar]:

@@ -161,6 +161,45 @@ def test_a_finite_space_is_tried_once_each_and_then_over(sampler: str) -> None:
     assert search.propose(7) is None
 
 
+# Trials of a sweep in the pocket world, the best one in a corner of the space: learning rate, batch size, margin, what is
+# frozen, gain at the edge.
+CORNERED = [
+    (1.92e-4, 14, 0.03, "both", 25.0), (1.8e-4, 14, 0.021, "one", 38.2), (6.06e-4, 8, 0.145, "both", 7.8),
+    (1.37e-4, 28, 0.064, "one", 22.1), (9.45e-5, 14, 0.114, "both", 24.5), (1.32e-5, 14, 0.02, "one", 22.1),
+    (1e-3, 14, 0.113, "one", 28.9), (4.58e-4, 14, 0.02, "one", 31.4), (1.48e-4, 14, 0.08, "one", 24.0),
+    (1.1e-4, 14, 0.02, "one", 26.5), (1.29e-4, 8, 0.02, "one", 21.1), (1e-5, 28, 0.02, "both", 16.2),
+    (1e-3, 14, 0.02, "one", 49.5), (1e-3, 28, 0.02, "one", 62.7), (1e-3, 28, 0.02, "both", 22.0),
+    (1e-3, 8, 0.02, "one", 22.0),
+]  # fmt: skip
+
+
+def test_the_process_goes_on_beside_the_best_trial_in_a_corner() -> None:
+    """It wants to measure that one again, which would teach it nothing, and is not given up for chance."""
+    chosen = {
+        "learning_rate": config.Range(low=1e-5, high=1e-3, log=True),
+        "batch_size": [8, 14, 28],
+        "margin": config.Range(low=0.02, high=0.2, log=True),
+        "freeze": ["one", "both"],
+    }
+    beside = 0
+    for seed in range(5):
+        search = ConstrainedSearch(settings("gp", chosen), seed, startup=4)
+        for number, (*choice, gain) in enumerate(CORNERED, start=1):
+            search.resume(record(number, dict(zip(chosen, choice, strict=True)), gain, -1.0))
+        proposed = search.propose(len(CORNERED) + 1)
+        assert proposed is not None
+        beside += proposed["learning_rate"] > 5e-4 and (proposed["batch_size"], proposed["freeze"]) == (28, "one")
+    assert beside >= 4  # by chance 1 in 40
+
+
+def test_numbers_that_agree_in_six_digits_are_one_configuration() -> None:
+    """Where a process wants what it knows, it finds its neighbour in floating point."""
+    search = ConstrainedSearch(settings("gp", {"margin": [0.2, 0.19999999999999998, 0.1]}), seed=0, startup=2)
+    proposed = [search.propose(number) for number in (1, 2, 3)]
+    assert proposed[2] is None
+    assert {round(float(choice["margin"]), 6) for choice in proposed if choice} == {0.1, 0.2}
+
+
 def test_a_sampler_that_repeats_itself_is_not_listened_to() -> None:
     """A Gaussian process settles on the corner of a space; the sweep goes on with new configurations all the same."""
     chosen = {"margin": config.Range(low=0.1, high=0.2)}
