@@ -161,8 +161,8 @@ def test_a_finite_space_is_tried_once_each_and_then_over(sampler: str) -> None:
     assert search.propose(7) is None
 
 
-# Trials of a sweep in the pocket world, the best one in a corner of the space: learning rate, batch size, margin, what is
-# frozen, gain at the edge.
+# Trials of a sweep in the pocket world, the best one in a corner of the space: learning rate, batch size, margin,
+# weights that are frozen, gain at the edge.
 CORNERED = [
     (1.92e-4, 14, 0.03, "both", 25.0), (1.8e-4, 14, 0.021, "one", 38.2), (6.06e-4, 8, 0.145, "both", 7.8),
     (1.37e-4, 28, 0.064, "one", 22.1), (9.45e-5, 14, 0.114, "both", 24.5), (1.32e-5, 14, 0.02, "one", 22.1),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 
 from adiabatic_ray import errors
 from adiabatic_ray.sweep.cluster import connection
-from tests import mlflow_server
+from tests import mlflow_server, ray_head
 from tests.terminal import rays_lines
 from tests.waiting import until
 
@@ -105,21 +103,11 @@ TOKEN = "0123456789" * 4
 @pytest.fixture
 def guarded_head() -> Iterator[str]:
     """The address of a cluster that takes this token only."""
-    session = Path(tempfile.mkdtemp(prefix="ray"))  # the paths of sockets must be short
     port = mlflow_server.free_port()
-    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=1"]
-    command += [f"--temp-dir={session}", "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"]
-    command += ["--dashboard-agent-listen-port=0", "--disable-usage-stats"]
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    with (session / "start.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        until(lambda: "Ray runtime started" in (session / "start.log").read_text(), "a cluster", seconds=120)
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    with ray_head.started(port, "--num-cpus=1", "--include-dashboard=false", variables=variables) as log:
+        until(lambda: "Ray runtime started" in log.read_text(), "a cluster", seconds=120)
         yield f"127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        shutil.rmtree(session, ignore_errors=True)
 
 
 @pytest.mark.slow

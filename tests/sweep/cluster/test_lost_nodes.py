@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +16,7 @@ from adiabatic_ray import sweep_file
 from adiabatic_ray.trials.layout import StorageFolder
 from adiabatic_ray.trials.record import TrialRecord
 from adiabatic_ray.trials.store import TrialStore, exists
-from tests import autoscaler
+from tests import autoscaler, mlflow_server, ray_head
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -47,13 +42,11 @@ HEAD = 51 * "f" + "00000"  # what Ray's provider of nodes on this machine calls 
 
 
 @pytest.fixture
-def autoscaled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def autoscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a head without CPUs, whose autoscaler adds up to two nodes with one each."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    session = Path(tempfile.mkdtemp(prefix="ray"))  # the paths of sockets must be short
+    port = mlflow_server.free_port()
+    address = f"127.0.0.1:{port}"
     provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     autoscaling = {
         "cluster_name": "autoscaled",
@@ -75,29 +68,19 @@ def autoscaled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         **{f"{kind}_start_ray_commands": [] for kind in ("head", "worker")},
         **{"auth": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False},
     }
-    (session / "autoscaling.json").write_text(json.dumps(autoscaling))
-    ray = Path(sys.executable).with_name("ray")
-    command = [ray, "start", "--head", "--block", "--num-cpus=0", "--disable-usage-stats", f"--temp-dir={session}"]
-    command += ["--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
-    command += ["--dashboard-agent-listen-port=0", f"--autoscaling-config={session / 'autoscaling.json'}"]
-    environment = os.environ | {
+    settings = tmp_path / "autoscaling.json"
+    settings.write_text(json.dumps(autoscaling))
+    options = ["--num-cpus=0", "--include-dashboard=false", f"--autoscaling-config={settings}"]
+    variables = {
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_enable_autoscaler_v2": "1",
         "RAY_FAKE_CLUSTER": "1",
         "RAY_CLOUD_INSTANCE_ID": HEAD,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
     }
-    with (session / "start.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
+    with ray_head.started(port, *options, variables=variables):
         autoscaler.report_groups(address, trials=2)
         yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the nodes that the autoscaler added
-        shutil.rmtree(session, ignore_errors=True)
 
 
 def folder_of(path: Path) -> Path:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,12 +19,11 @@ import pytest
 from adiabatic_ray import cli, errors
 from adiabatic_ray.sweep.cluster.jobs import JobServer
 from adiabatic_ray.trials.store import TrialStore, exists
-from tests import mlflow_server
+from tests import mlflow_server, ray_head
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-RAY = str(Path(sys.executable).with_name("ray"))  # which need not be on the path
 PLANTED = "planted-secret-2f6c1d"  # must be found nowhere but where it was planted
 
 
@@ -48,9 +44,8 @@ class Head:
 @pytest.fixture(scope="module")
 def head(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     storage, mlflow = tmp_path_factory.mktemp("storage"), tmp_path_factory.mktemp("mlflow")
-    session = Path(tempfile.mkdtemp(prefix="ray"))  # the paths of sockets must be short
     port, mlflow_port = mlflow_server.free_port(), mlflow_server.free_port()
-    environment = os.environ | {
+    variables = {
         "ADIABATIC_STORAGE": str(storage),
         "ADIABATIC_POCKET": str(pocket),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -59,21 +54,15 @@ def head(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hea
         "MLFLOW_TRACKING_PASSWORD": PLANTED,
         "MLFLOW_TRACKING_URI": f"http://somebody:{PLANTED}@127.0.0.1:{mlflow_port}",
     }
-    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={session}"]
-    command += ["--num-gpus=2"]  # Ray counts GPUs that are not there, and trials that get one fall back to the CPU
-    command += ["--node-ip-address=127.0.0.1", f"--port={mlflow_server.free_port()}", f"--dashboard-port={port}"]
-    command += ["--dashboard-agent-listen-port=0"]  # Ray's own choice is taken if another Ray runs, as between tests
-    with (session / "start.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        with mlflow_server.running(mlflow, mlflow_port):
-            address = f"http://127.0.0.1:{port}"
-            until(lambda: takes_jobs(address), f"a job server at {address}", seconds=120, pause=0.5)
-            yield Head(address, storage, session, mlflow)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        shutil.rmtree(session, ignore_errors=True)
+    # Ray counts GPUs that are not there, and trials that get one fall back to the CPU.
+    options = ["--num-cpus=2", "--num-gpus=2", f"--dashboard-port={port}"]
+    with (
+        ray_head.started(mlflow_server.free_port(), *options, variables=variables) as log,
+        mlflow_server.running(mlflow, mlflow_port),
+    ):
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: takes_jobs(address), f"a job server at {address}", seconds=120, pause=0.5)
+        yield Head(address, storage, log.parent, mlflow)
 
 
 @pytest.fixture
@@ -209,7 +198,7 @@ def test_rays_own_command_and_two_sweeps_at_once(head: Head, write_sweep: Callab
     done: dict[str, subprocess.CompletedProcess[str]] = {}
 
     def submit(name: str) -> None:
-        command = [RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
+        command = [ray_head.RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
         command += ["python", "-m", "adiabatic_ray", "sweep", f"{name}.yaml"]
         done[name] = subprocess.run(command, capture_output=True, text=True)
 
