@@ -551,7 +551,7 @@ class Budget:
     target_gain: float | None = None
     """Gain in percent; no further trial starts once a feasible one reaches it."""
     early_stopping: Literal["asha", "none"] = "none"
-    """`asha` stops trials whose gain at the predicted edge lags behind (successive halving). Not for `whole`."""
+    """`asha` stops trials whose predicted edge lags behind. With `sampler: gp` rather run fewer. Not for `whole`."""
     stop_harmful: bool | None = None
     """For `search.candidates: whole`: stop a trial where it is certainly harmful. True there unless given."""
     confirm: int = 10
