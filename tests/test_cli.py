@@ -280,7 +280,8 @@ def test_evaluate_says_which_sections_there_are(write_sweep: Write, capsys: pyte
     assert cli.main([*common, f"{write_sweep()}:selektion"]) == 1
     assert "`selektion` is not a section; expected `selection` or `confirmation`" in capsys.readouterr().err
     assert cli.main([*common, f"{write_sweep()}"]) == 1
-    missing = "a section of the sweep file is missing; expected `selection` or `confirmation` after the file"
-    assert missing in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a section of the sweep file is missing; " in said
+    assert "expected `selection` or `confirmation` after the file and a colon" in said
     assert cli.main([*common, f"{write_sweep()}:selection.xnl"]) == 1
     assert "`evaluate.selection` has no `xnl`; it has questions, xnli" in capsys.readouterr().err

@@ -108,7 +108,7 @@ class ConstrainedSearch:
         self.settings, self.seed, self.startup = settings, seed, startup
         self.distributions = space.to_distributions(settings)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed))
-        self._size = space.size(settings)
+        self._finite = space.size(settings) is not None
         self._known: set[str] = set()
         self._open: dict[int, optuna.Trial] = {}
 
@@ -186,7 +186,7 @@ class ConstrainedSearch:
 
     def _untried(self, number: int) -> space.Config | None:
         """A random configuration that was not proposed before. `None` if the space is infinite or exhausted."""
-        if self._size is None or self._size <= len(self._known):
+        if not self._finite:
             return None
         choices = [_values(distribution) for distribution in self.distributions.values()]
         left = [
