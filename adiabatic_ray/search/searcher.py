@@ -19,6 +19,10 @@ such a trial from being the best. One that was stopped early is told with the ga
 would have reached, but trials are only stopped where most others had more at the same point. Optuna gets the `asinh` of
 a constraint, which has the same sign and order, and is not dominated by very large ones.
 
+To the Gaussian process a list of numbers is their ranks, since neighbours in it tend to do alike. The first trials,
+before a model has anything to learn from, are a Latin hypercube: they are spread over all values of each
+hyper-parameter.
+
 A proposal depends only on the seed, the trial's number and the results so far. So a resumed sweep proposes the same
 configurations as one that was never interrupted.
 """
@@ -39,6 +43,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
+from scipy.stats import qmc
 
 from adiabatic_ray import config
 from adiabatic_ray.search import space
@@ -48,8 +53,8 @@ from adiabatic_ray.trials.record import FAILED_CONSTRAINT, TrialRecord
 FEASIBLE = -1.0  # the constraint of a trial that is judged by its edge, where it harms no language
 # Nothing is proposed twice: the sampler is asked this often for a new configuration, and then random sampling.
 SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 20
-# So many trials are random at first. Edges need no picture of where the constraint holds, and so fewer.
-STARTUP, EDGE_STARTUP = 10, 4
+# A model learns from so many trials at first. Edges need no picture of where the constraint holds, and so fewer.
+STARTUP, EDGE_STARTUP = 10, 3
 
 
 class Search(Protocol):
@@ -75,7 +80,7 @@ def create(settings: config.Search, seed: int, trials: int | None) -> Search:
 
 
 def _startup(settings: config.Search, trials: int) -> int:
-    """How many trials are drawn at random before the sampler learns from them."""
+    """How many trials are spread over the space before the sampler learns from them."""
     enough = EDGE_STARTUP if settings.candidates == "edge" and settings.sampler == "gp" else STARTUP
     return max(1, min(enough, trials // 3))
 
@@ -100,13 +105,16 @@ class ListSearch:
 class ConstrainedSearch:
     """Maximises the gain at the edge, or the gain among whole displacements that harm no language.
 
-    The first `startup` configurations are random. The settings must name a sampler, which `create` chooses for `auto`.
+    The first `startup` configurations are spread over the space. The settings must name a sampler, which
+    `create` chooses for `auto`.
     """
 
     def __init__(self, settings: config.Search, seed: int, startup: int) -> None:
         assert settings.sampler != "auto"
         self.settings, self.seed, self.startup = settings, seed, startup
-        self.distributions = space.to_distributions(settings)
+        self.ranked = space.ranked(settings) if settings.sampler == "gp" else {}
+        ranks = {key: optuna.distributions.IntDistribution(0, len(one) - 1) for key, one in self.ranked.items()}
+        self.distributions = space.to_distributions(settings) | ranks
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed))
         self._finite = space.size(settings) is not None
         self._known: set[str] = set()
@@ -114,10 +122,12 @@ class ConstrainedSearch:
 
     def propose(self, number: int) -> space.Config | None:
         """A configuration that was not proposed before."""
+        if number <= self.startup and self.settings.sampler != "random":
+            self.study.enqueue_trial(self._spread(number))
         for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
             self.study.sampler = self._sampler(number, attempt)
             trial = self.study.ask(self.distributions)
-            if _key(trial.params) not in self._known:
+            if _key(self._config(trial.params)) not in self._known:
                 return self._opened(number, trial)
             self.study.tell(trial, state=TrialState.FAIL)  # no sampler uses failed trials
         untried = self._untried(number)
@@ -128,7 +138,7 @@ class ConstrainedSearch:
 
     def resume(self, record: TrialRecord) -> None:
         if record.state == "running":
-            self.study.enqueue_trial(dict(record.config))
+            self.study.enqueue_trial(self._params(record.config))
             self._opened(record.number, self.study.ask(self.distributions))
             return
         outcome = self._outcome(record)
@@ -136,7 +146,7 @@ class ConstrainedSearch:
         self._known.add(_key(record.config))
         self.study.add_trial(
             optuna.create_trial(
-                params=dict(record.config),
+                params=self._params(record.config),
                 distributions=self.distributions,
                 state=outcome.state,
                 value=outcome.value if complete else None,
@@ -156,9 +166,23 @@ class ConstrainedSearch:
             self.study.tell(trial, state=outcome.state)
 
     def _opened(self, number: int, trial: optuna.Trial) -> space.Config:
+        choice = self._config(trial.params)
         self._open[number] = trial
-        self._known.add(_key(trial.params))
-        return dict(trial.params)
+        self._known.add(_key(choice))
+        return choice
+
+    def _config(self, params: Mapping[str, config.Scalar]) -> space.Config:
+        """The configuration of a trial of Optuna."""
+        return {key: self.ranked[key][int(one)] if key in self.ranked else one for key, one in params.items()}
+
+    def _params(self, choice: Mapping[str, config.Scalar]) -> space.Config:
+        """A configuration as Optuna sees it."""
+        return {key: self.ranked[key].index(one) if key in self.ranked else one for key, one in choice.items()}
+
+    def _spread(self, number: int) -> dict[str, config.Scalar]:
+        """Of the configurations that are spread over the space, the one of this number (1, 2, ...)."""
+        shares = qmc.LatinHypercube(len(self.distributions), rng=self.seed).random(self.startup)[number - 1]
+        return {key: space.at(one, share) for (key, one), share in zip(self.distributions.items(), shares, strict=True)}
 
     def _outcome(self, record: TrialRecord) -> _Outcome:
         complete = record.state == "complete" or self.settings.sampler == "gp"
@@ -192,7 +216,7 @@ class ConstrainedSearch:
         left = [
             c
             for combination in itertools.product(*choices)
-            if _key(c := dict(zip(self.distributions, combination, strict=True))) not in self._known
+            if _key(self._config(c := dict(zip(self.distributions, combination, strict=True)))) not in self._known
         ]
         return random.Random(f"{self.seed} {number}").choice(left) if left else None  # noqa: S311 - not cryptography
 

@@ -33,6 +33,31 @@ def _distribution(key: str, choices: config.Range | list[config.Scalar]) -> dist
     return distributions.FloatDistribution(choices.low, choices.high, log=choices.log, step=choices.step)
 
 
+def ranked(search: config.Search) -> dict[str, list[config.Scalar]]:
+    """The lists of several numbers, in ascending order, by hyper-parameter."""
+    return {
+        key: sorted(choices)
+        for key, choices in search.space.items()
+        if isinstance(choices, list) and len(choices) > 1 and all(type(choice) in (int, float) for choice in choices)
+    }
+
+
+def at(distribution: distributions.BaseDistribution, share: float) -> config.Scalar:
+    """The value that lies this share, from 0 up to but not including 1, of the way through a distribution."""
+    if isinstance(distribution, distributions.CategoricalDistribution):
+        return distribution.choices[int(share * len(distribution.choices))]  # type: ignore[return-value]
+    assert isinstance(distribution, (distributions.FloatDistribution, distributions.IntDistribution))
+    low, high, count = distribution.low, distribution.high, _count(distribution)
+    value: float
+    if distribution.log:
+        value = min(low * (high / low) ** share, high)
+    elif count is None:
+        value = low + share * (high - low)
+    else:
+        value = low + int(share * count) * (distribution.step or 1)
+    return round(value) if isinstance(distribution, distributions.IntDistribution) else float(value)
+
+
 def grid(search: config.Search) -> list[Config]:
     """Every combination of the choices. The last hyper-parameter varies fastest."""
     keys = list(search.space)

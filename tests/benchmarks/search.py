@@ -12,7 +12,7 @@ from adiabatic_ray.search import searcher
 from adiabatic_ray.search.searcher import ConstrainedSearch, Search
 from tests.search_problem import OPTIMUM, settings, trained
 
-SEEDS = range(20)
+SEEDS = range(100)  # of random search, groups of 20 have medians between 11.5 and 66.5
 NEAR = 0.95
 # After so many trials a search has failed; none of the quantiles below comes near it.
 LIMITS = {"gp": 60, "tpe": 200, "random": 1000}
@@ -55,12 +55,16 @@ def _seconds(search: Search, number: int) -> float:
 
 
 def main() -> None:
-    print(f"trials until within 5% of the optimum, {len(SEEDS)} seeds: median, 80% within, most")
+    print(f"trials until within 5% of the optimum, {len(SEEDS)} seeds: median, that of the first 20, 80% within, most")
     for candidates in ("edge", "whole"):
         for sampler, limit in LIMITS.items():
-            counts = sorted(trials_until_near(sampler, candidates, seed, limit) for seed in SEEDS)
-            median, within = statistics.median(counts), counts[len(counts) * 4 // 5 - 1]
-            print(f"  {candidates:5} {sampler:6} {median:6g} {within:6} {counts[-1]:6}", flush=True)
+            counts = [trials_until_near(sampler, candidates, seed, limit) for seed in SEEDS]
+            median, of_20, within = (
+                statistics.median(counts),
+                statistics.median(counts[:20]),
+                sorted(counts)[len(counts) * 4 // 5 - 1],
+            )
+            print(f"  {candidates:5} {sampler:6} {median:6g} {of_20:6g} {within:6} {max(counts):6}", flush=True)
     print("seconds of a proposal after so many trials")
     for sampler in ("gp", "tpe"):
         times = {trials: seconds_of_a_proposal(sampler, trials) for trials in (10, 50, 100, 300)}

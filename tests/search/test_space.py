@@ -52,6 +52,45 @@ def test_size_of_a_space(added: dict[str, Any], size: int | None) -> None:
     assert space.size(search(FINITE | added)) == size
 
 
+def test_lists_of_numbers_have_ranks() -> None:
+    chosen: dict[str, Any] = FINITE | {
+        "dropout": [True, False],
+        "margin": [0.3, 0.1],
+        "steps": [10],
+        "batch_size": [16, 8, 32],
+    }
+    assert space.ranked(search(chosen)) == {"margin": [0.1, 0.3], "batch_size": [8, 16, 32]}
+
+
+@pytest.mark.parametrize(
+    ("values", "shares", "expected"),
+    [
+        (config.Range(low=0.1, high=0.3), [0, 0.5, 0.999], [0.1, 0.2, 0.2998]),
+        (config.Range(low=1e-8, high=1e-4, log=True), [0, 0.5, 0.75], [1e-8, 1e-6, 1e-5]),
+        (config.Range(low=0.1, high=0.3, step=0.1), [0, 0.4, 0.999], [0.1, 0.2, 0.3]),
+    ],
+)
+def test_the_value_at_a_share_of_a_range(values: config.Range, shares: list[float], expected: list[float]) -> None:
+    distribution = space.to_distributions(search({"margin": values}))["margin"]
+    assert [space.at(distribution, share) for share in shares] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "shares", "expected"),
+    [
+        (config.Range(low=8, high=11), [0, 0.3, 0.6, 0.999], [8, 9, 10, 11]),
+        (config.Range(low=100, high=500, step=200), [0, 0.5, 0.999], [100, 300, 500]),
+        (config.Range(low=8, high=128, log=True), [0, 0.5, 0.999], [8, 32, 128]),
+        ([64, 8, 16], [0, 0.34, 0.999], [64, 8, 16]),
+    ],
+)
+def test_a_whole_number_at_a_share_of_its_values(values: Any, shares: list[float], expected: list[int]) -> None:
+    distribution = space.to_distributions(search({"batch_size": values}))["batch_size"]
+    chosen = [space.at(distribution, share) for share in shares]
+    assert chosen == expected
+    assert all(type(one) is int for one in chosen)
+
+
 def test_a_grid_is_every_combination_once() -> None:
     chosen = FINITE | {"dropout": [True, False]}
     grid = space.grid(search(chosen, method="grid"))
