@@ -173,9 +173,14 @@ class TrialRecord:
 
     @property
     def gain_at_edge(self) -> float | None:
-        """The gain at the edge, 0 if no scale that was measured is feasible; as predicted while the trial runs."""
+        """The gain at the edge, at least 0: what the search maximises.
+
+        It is the predicted one while the trial runs, and where no scale that was measured is feasible. Such a trial
+        cannot be handed over, but its neighbours may gain as much.
+        """
         if self.state == "complete":
-            return max(0.0, self.edge.gain) if self.edge else 0.0
+            candidates = [self.edge] if self.edge else [point for point in self.profile if point.constraint <= 0]
+            return max((0.0, *(candidate.gain for candidate in candidates)))
         return self.metrics.get(GAIN_AT_EDGE)
 
     @functools.cached_property

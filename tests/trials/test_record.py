@@ -84,6 +84,9 @@ def test_the_edge_is_the_feasible_candidate_with_the_largest_gain() -> None:
     assert one.edge == scaled[1]
     assert one.gain_at_edge == 6.0
     assert record(2, constraint=0.4).gain_at_edge == 0.0  # the untouched encoder, at scale 0
+    profile = (ProfilePoint(0.25, 3.0, -0.4, 2.0), ProfilePoint(0.5, 5.0, -0.2, 1.0), ProfilePoint(0.75, 7.0, 0.1, 1.0))
+    assert record(2, constraint=0.4, profile=profile).gain_at_edge == 5.0  # all that was measured is infeasible
+    assert record(2, constraint=0.4, profile=profile[2:]).gain_at_edge == 0.0
     running = (Evaluation(4, 1.0, {"gain": 9.0, "constraint": 2.0, "edge/gain": 3.5}),)
     assert record(3, state="running", points=running).gain_at_edge == 3.5
 
