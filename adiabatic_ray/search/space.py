@@ -16,7 +16,8 @@ Config = dict[str, config.Scalar]
 GP_TRIALS = 100  # a Gaussian process needs the fewest trials, but its proposals take longer and longer
 GP_VALUES = 10**6  # Optuna's Gaussian process lists all values of a range with steps in memory
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+# Its warnings tell of what it mends by itself, such as a process that could not be fitted, and nobody can act on them.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def to_distributions(search: config.Search) -> dict[str, distributions.BaseDistribution]:
