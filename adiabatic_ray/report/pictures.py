@@ -139,11 +139,11 @@ def _over_rate(sweep: config.Sweep, records: Sequence[TrialRecord], evidence: Ev
 
 def _profiles(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> Picture:
     """Gain and constraint of the best trials over the scale."""
-    if not profiles.profiled(records):
+    if not profiles.profiled(records, winner):
         return Picture(reason="no profiles")
     objective = sweep.search.gain.key
     figure = profiles.over_scale(records, objective, winner)
-    return Picture(figure, charts=profiles.over_scale_charts(records, objective))
+    return Picture(figure, charts=profiles.over_scale_charts(records, objective, winner))
 
 
 def _of_search(sweep: config.Sweep, records: Sequence[TrialRecord], winner: TrialRecord | None) -> dict[str, Picture]:

@@ -15,9 +15,10 @@ from adiabatic_ray.trials.record import TrialRecord, contenders
 MOST_TRIALS = 4
 
 
-def profiled(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The best trials that have a profile, at most `MOST_TRIALS`."""
-    return [record for record in contenders(records) if record.profile][:MOST_TRIALS]
+def profiled(records: Sequence[TrialRecord], winner: TrialRecord | None) -> list[TrialRecord]:
+    """The trial that is handed over and the best others, at most `MOST_TRIALS`, of those that have a profile."""
+    first = sorted(contenders(records), key=lambda record: record != winner)
+    return [record for record in first if record.profile][:MOST_TRIALS]
 
 
 def over_scale(records: Sequence[TrialRecord], objective: str, winner: TrialRecord | None) -> Figure:
@@ -28,7 +29,7 @@ def over_scale(records: Sequence[TrialRecord], objective: str, winner: TrialReco
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     labels = {"gain": f"gain on {objective} (%)", "constraint": "constraint\n(feasible at 0 or below)"}
-    shown = profiled(records)
+    shown = profiled(records, winner)
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
         for position, record in enumerate(shown):
             _profile(axes, record, key, position)
@@ -45,9 +46,9 @@ def over_scale(records: Sequence[TrialRecord], objective: str, winner: TrialReco
     return figure
 
 
-def over_scale_charts(records: Sequence[TrialRecord], objective: str) -> list[charts.Spec]:
+def over_scale_charts(records: Sequence[TrialRecord], objective: str, winner: TrialRecord | None) -> list[charts.Spec]:
     """The same for the pointer, a chart for each panel."""
-    shown = profiled(records)
+    shown = profiled(records, winner)
     names = [f"trial {record.number}" for record in shown]
     colours = {"domain": names, "range": list(COLOURS[: len(names)])}
     colour = {"field": "name", "type": "nominal", "scale": colours, "legend": {**charts.LEGEND, "title": None}}

@@ -43,11 +43,14 @@ def test_what_was_predicted_what_was_measured_and_the_edge() -> None:
     )
 
 
-def test_the_best_trials_that_have_a_profile_are_shown() -> None:
+def test_the_best_trials_that_have_a_profile_are_shown_and_what_is_handed_over() -> None:
     whole = record(9, 20.0)  # it has none
-    shown = profiles.profiled([whole, *(trial(n, float(n)) for n in range(1, 8))])
+    trials = [trial(number, float(number)) for number in range(1, 8)]
+    shown = profiles.profiled([whole, *trials], winner=None)
     assert [one.number for one in shown] == [7, 6, 5, 4]
-    assert profiles.profiled([whole]) == []
+    shown = profiles.profiled([whole, *trials], winner=trials[1])
+    assert [one.number for one in shown] == [2, 7, 6, 5]
+    assert profiles.profiled([whole], winner=None) == []
 
 
 @pytest.mark.parametrize("winner", [None, record(9, 20.0)])
