@@ -105,8 +105,8 @@ class ListSearch:
 class ConstrainedSearch:
     """Maximises the gain at the edge, or the gain among whole displacements that harm no language.
 
-    The first `startup` configurations are spread over the space. The settings must name a sampler, which
-    `create` chooses for `auto`.
+    The first `startup` configurations are spread over the space, unless the sampler is random. The settings must name a
+    sampler, which `create` chooses for `auto`.
     """
 
     def __init__(self, settings: config.Search, seed: int, startup: int) -> None:
@@ -179,7 +179,7 @@ class ConstrainedSearch:
         """A configuration as Optuna sees it."""
         return {key: self.ranked[key].index(one) if key in self.ranked else one for key, one in choice.items()}
 
-    def _spread(self, number: int) -> dict[str, config.Scalar]:
+    def _spread(self, number: int) -> space.Config:
         """Of the configurations that are spread over the space, the one of this number (1, 2, ...)."""
         shares = qmc.LatinHypercube(len(self.distributions), rng=self.seed).random(self.startup)[number - 1]
         return {key: space.at(one, share) for (key, one), share in zip(self.distributions.items(), shares, strict=True)}
@@ -212,7 +212,7 @@ class ConstrainedSearch:
         """A random configuration that was not proposed before. `None` if the space is infinite or exhausted."""
         if not self._finite:
             return None
-        choices = [_values(distribution) for distribution in self.distributions.values()]
+        choices = [space.values(distribution) for distribution in self.distributions.values()]
         left = [
             c
             for combination in itertools.product(*choices)
@@ -250,14 +250,3 @@ def _key(params: Mapping[str, config.Scalar]) -> str:
     """The same for configurations whose numbers agree in six digits, as those of a bound and of its neighbour do."""
     same = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in params.items()}
     return json.dumps(same, sort_keys=True)
-
-
-def _values(distribution: BaseDistribution) -> Iterable[config.Scalar]:
-    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-        return distribution.choices  # type: ignore[return-value]
-    if isinstance(distribution, optuna.distributions.IntDistribution):
-        return range(distribution.low, distribution.high + 1, distribution.step)
-    assert isinstance(distribution, optuna.distributions.FloatDistribution)
-    assert distribution.step is not None
-    count = round((distribution.high - distribution.low) / distribution.step) + 1
-    return [distribution.low + i * distribution.step for i in range(count)]

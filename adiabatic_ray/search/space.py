@@ -45,18 +45,31 @@ def ranked(search: config.Search) -> dict[str, list[config.Scalar]]:
 
 def at(distribution: distributions.BaseDistribution, share: float) -> config.Scalar:
     """The value that lies this share, from 0 up to but not including 1, of the way through a distribution."""
+    if isinstance(distribution, distributions.FloatDistribution | distributions.IntDistribution) and distribution.log:
+        value: float = min(distribution.low * (distribution.high / distribution.low) ** share, distribution.high)
+        return round(value) if isinstance(distribution, distributions.IntDistribution) else value
+    count = _count(distribution)
+    if count is None:
+        assert isinstance(distribution, distributions.FloatDistribution)
+        return distribution.low + share * (distribution.high - distribution.low)
+    return nth(distribution, int(share * count))
+
+
+def values(distribution: distributions.BaseDistribution) -> list[config.Scalar]:
+    """All values of a distribution that has finitely many."""
+    count = _count(distribution)
+    assert count is not None
+    return [nth(distribution, index) for index in range(count)]
+
+
+def nth(distribution: distributions.BaseDistribution, index: int) -> config.Scalar:
+    """The value with this index (0, 1, ...) in a distribution that has finitely many."""
     if isinstance(distribution, distributions.CategoricalDistribution):
-        return distribution.choices[int(share * len(distribution.choices))]  # type: ignore[return-value]
-    assert isinstance(distribution, (distributions.FloatDistribution, distributions.IntDistribution))
-    low, high, count = distribution.low, distribution.high, _count(distribution)
-    value: float
-    if distribution.log:
-        value = min(low * (high / low) ** share, high)
-    elif count is None:
-        value = low + share * (high - low)
-    else:
-        value = low + int(share * count) * (distribution.step or 1)
-    return round(value) if isinstance(distribution, distributions.IntDistribution) else float(value)
+        return distribution.choices[index]  # type: ignore[return-value]
+    assert isinstance(distribution, distributions.FloatDistribution | distributions.IntDistribution)
+    assert distribution.step is not None
+    # 0.1 + 2 * 0.1 is more than 0.3, which Optuna would not take back.
+    return min(distribution.low + index * distribution.step, distribution.high)
 
 
 def grid(search: config.Search) -> list[Config]:

@@ -196,6 +196,24 @@ def test_a_finite_space_is_tried_once_each_and_then_over(sampler: str) -> None:
     assert search.propose(7) is None
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+def test_all_steps_of_a_range_are_tried_and_read_again(sampler: str) -> None:
+    """In floating point 0.1 + 2 * 0.1 is beyond 0.3."""
+    chosen = {"margin": config.Range(low=0.1, high=0.3, step=0.1)}
+    search, resumed = (ConstrainedSearch(settings(sampler, chosen), seed=0, startup=3) for _ in range(2))
+    proposed = []
+    for number in (1, 2, 3):
+        choice = search.propose(number)
+        assert choice is not None
+        proposed.append(float(choice["margin"]))
+        search.tell(record(number, choice, 1.0, -1.0))
+        resumed.resume(record(number, choice, 1.0, -1.0))
+    assert sorted(proposed) == pytest.approx([0.1, 0.2, 0.3])
+    assert max(proposed) <= 0.3
+    assert search.propose(4) is None
+    assert resumed.propose(4) is None
+
+
 # Trials of a sweep in the pocket world, the best one in a corner of the space: learning rate, batch size, margin,
 # weights that are frozen, gain at the edge.
 CORNERED = [
