@@ -52,17 +52,17 @@ def at(distribution: distributions.BaseDistribution, share: float) -> config.Sca
     if count is None:
         assert isinstance(distribution, distributions.FloatDistribution)
         return distribution.low + share * (distribution.high - distribution.low)
-    return nth(distribution, int(share * count))
+    return _nth(distribution, int(share * count))
 
 
 def values(distribution: distributions.BaseDistribution) -> list[config.Scalar]:
     """All values of a distribution that has finitely many."""
     count = _count(distribution)
     assert count is not None
-    return [nth(distribution, index) for index in range(count)]
+    return [_nth(distribution, index) for index in range(count)]
 
 
-def nth(distribution: distributions.BaseDistribution, index: int) -> config.Scalar:
+def _nth(distribution: distributions.BaseDistribution, index: int) -> config.Scalar:
     """The value with this index (0, 1, ...) in a distribution that has finitely many."""
     if isinstance(distribution, distributions.CategoricalDistribution):
         return distribution.choices[index]  # type: ignore[return-value]
