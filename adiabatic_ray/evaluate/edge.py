@@ -1,9 +1,8 @@
 """Carries a trained displacement to its edge: the scale with the largest gain that still holds the constraint.
 
 Between two encoders that were measured, the leads of triplets and the scores of passages are interpolated, which costs
-no forward pass. This
-predicts the gain and the constraint at every scale, the *profile*. Exact measurements then close in on the edge: each
-replaces an end of the interpolation, and what is handed over is only ever what was measured.
+no forward pass. This predicts the gain and the constraint at every scale, the *profile*. Exact measurements then close
+in on the edge: each replaces an end of the interpolation, and what is handed over is only ever what was measured.
 """
 
 from __future__ import annotations
